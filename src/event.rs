@@ -1,0 +1,93 @@
+//! One accepted update of a document, as it is logged and told.
+
+use std::fmt;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+
+use crate::ids::{ClientId, Sequence};
+
+/// Who caused a change. An argument of every change, never a variable beside it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Origin {
+    /// A client that gave its name. It is not told its own updates.
+    Client(ClientId),
+    /// A writer that gave no name: everybody is told.
+    Anonymous,
+}
+
+impl Origin {
+    pub fn client(&self) -> Option<&ClientId> {
+        match self {
+            Self::Client(client) => Some(client),
+            Self::Anonymous => None,
+        }
+    }
+}
+
+impl From<Option<ClientId>> for Origin {
+    fn from(client: Option<ClientId>) -> Self {
+        client.map_or(Self::Anonymous, Self::Client)
+    }
+}
+
+/// Milliseconds since 1970-01-01T00:00:00Z. Shown as RFC 3339. Never used for ordering.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Timestamp(i64);
+
+impl Timestamp {
+    /// The last millisecond of the year 9999, the latest that RFC 3339 can write.
+    const MILLISECONDS_MAX: i64 = 253_402_300_799_999;
+
+    pub fn from_milliseconds(milliseconds: i64) -> Self {
+        Self(milliseconds.clamp(0, Self::MILLISECONDS_MAX))
+    }
+
+    pub fn milliseconds(self) -> i64 {
+        self.0
+    }
+}
+
+impl From<SystemTime> for Timestamp {
+    fn from(time: SystemTime) -> Self {
+        let milliseconds = time.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis());
+        Self::from_milliseconds(i64::try_from(milliseconds).unwrap_or(Self::MILLISECONDS_MAX))
+    }
+}
+
+impl fmt::Display for Timestamp {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let time = jiff::Timestamp::from_millisecond(self.0)
+            .expect("the constructors keep the time within the years 1970 to 9999");
+        write!(formatter, "{time:.3}")
+    }
+}
+
+impl serde::Serialize for Timestamp {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+/// One accepted update: a row of the log, and what subscribers are told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Event {
+    pub sequence: Sequence,
+    pub origin: Origin,
+    /// Who was logged in, from the token and from nowhere else.
+    pub user: Option<String>,
+    pub time: Timestamp,
+    /// Yjs encoding v1, byte for byte as it was posted.
+    pub update: Bytes,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_is_written_as_rfc_3339_in_utc() {
+        assert_eq!(Timestamp::from_milliseconds(1_700_000_000_120).to_string(), "2023-11-14T22:13:20.120Z");
+        assert_eq!(Timestamp::from_milliseconds(i64::MAX).to_string(), "9999-12-31T23:59:59.999Z");
+    }
+}

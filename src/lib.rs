@@ -1,0 +1,4 @@
+//! PromptGrimoire Sync: shared documents kept in step over plain HTTP.
+pub mod event;
+pub mod ids;
+pub mod store;

@@ -1,0 +1,166 @@
+//! Where documents are kept: a log of updates, with snapshots so that opening stays quick.
+//!
+//! Everything here is bytes, sequences and names; what the bytes mean is `document`'s affair.
+//!
+//! Invariants that every store keeps:
+//! - `append` answers after its events are durable, or fails; events of one append are all there or none;
+//! - a document's log is dense: from `oldest` to `head` no sequence is missing;
+//! - what is read is what was written: a row that is not, by its checksum, is `Corrupt`, never served;
+//! - a log entry is trimmed only in the transaction that leaves a verified snapshot at or after it.
+
+pub mod memory;
+pub mod sqlite;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+
+use crate::event::{Event, Timestamp};
+use crate::ids::{DocumentId, Epoch, Sequence};
+
+/// What a caller can do about a failure.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum StoreError {
+    /// Nothing was answered for sure: open the document again, then retry.
+    #[error("the store cannot serve now: {reason}")]
+    Unavailable { reason: String },
+    /// The document's log is not where the writer thought: load it again.
+    #[error("the log of document `{document}` has moved")]
+    Moved { document: DocumentId },
+    /// Rows of this document do not read back as they were written. Retrying does not help.
+    #[error("document `{document}` is damaged on disk: {detail}")]
+    Corrupt { document: DocumentId, detail: String },
+    /// That part of the log has been compacted away; the log begins with `oldest`.
+    #[error("the log begins with sequence {oldest}")]
+    Compacted { oldest: Sequence },
+}
+
+/// The whole of a document as one update, at one sequence.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Snapshot {
+    pub sequence: Sequence,
+    /// Yjs encoding v1.
+    pub update: Bytes,
+}
+
+/// A document as it is opened: the newest snapshot that reads back, and the log after it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stored {
+    pub summary: Summary,
+    pub snapshot: Option<Snapshot>,
+    /// Every event after the snapshot (or from the first), in order, up to the head.
+    pub tail: Vec<Event>,
+}
+
+/// What is known of a document without opening it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Summary {
+    pub document: DocumentId,
+    pub epoch: Epoch,
+    /// The last accepted update's sequence.
+    pub head: Sequence,
+    /// The first sequence that the log still holds; `head + 1` if it holds none.
+    pub oldest: Sequence,
+    /// Bytes of its snapshots' and log's updates.
+    pub bytes: u64,
+    pub created_at: Timestamp,
+    pub updated_at: Timestamp,
+}
+
+/// Part of a log, oldest first.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogPage {
+    pub epoch: Epoch,
+    pub events: Vec<Event>,
+    /// The document's head when the page was read: the page is the last if it ends there.
+    pub head: Sequence,
+}
+
+/// How much one page of a log may hold. A page holds one event at the least, if there is one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PageLimit {
+    pub events_max: usize,
+    pub bytes_max: usize,
+}
+
+/// How much of the log stays when a snapshot is written: what is within both bounds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Retention {
+    /// The last so many updates may stay.
+    pub keep_updates: u64,
+    /// What is not older than this may stay.
+    pub keep_since: Timestamp,
+}
+
+#[async_trait]
+pub trait Store: Send + Sync + 'static {
+    /// Reads a document. `None`: never written, or deleted.
+    ///
+    /// A newest snapshot that does not read back is passed over for the one before it and a longer tail.
+    ///
+    /// # Errors
+    /// `Unavailable`, `Corrupt`.
+    async fn load(&self, document: &DocumentId) -> Result<Option<Stored>, StoreError>;
+
+    /// Appends events, in order and all or none; answers when they are durable.
+    ///
+    /// `events`: not empty, their sequences dense. The first one's sequence 1 creates the document
+    /// under `epoch`.
+    ///
+    /// # Errors
+    /// - `Moved`: the head is not right before the first event, or the epoch is another; nothing was written.
+    /// - `Unavailable`: whether the events are in the log is not known; load again to find out.
+    /// - `Corrupt`: the document is out of service; nothing was written.
+    async fn append(&self, document: &DocumentId, epoch: Epoch, events: Vec<Event>)
+    -> Result<(), StoreError>;
+
+    /// Reads the log after `after`, one page. `None`: no such document. `after` at or past the head: no events.
+    ///
+    /// # Errors
+    /// `Compacted` if `after + 1` lies before the oldest event kept, `Unavailable`, `Corrupt`.
+    async fn log(
+        &self,
+        document: &DocumentId,
+        after: Sequence,
+        limit: PageLimit,
+    ) -> Result<Option<LogPage>, StoreError>;
+
+    /// The newest snapshot at or before `at` from which the log reaches on without a gap.
+    /// `None`: the log itself begins at 1 and no snapshot lies that early.
+    ///
+    /// # Errors
+    /// `Compacted` if neither reaches `at`, `Unavailable`, `Corrupt`.
+    async fn snapshot_at(&self, document: &DocumentId, at: Sequence) -> Result<Option<Snapshot>, StoreError>;
+
+    /// Writes a snapshot, reads it back, compares, and only then trims what `retention` lets go,
+    /// all in one transaction.
+    ///
+    /// The log is trimmed up to a kept snapshot's sequence, so that every kept sequence can be
+    /// rebuilt, and so that a damaged newest snapshot can be replaced from the one before.
+    /// An old snapshot (its sequence not after the newest one's) changes nothing.
+    /// Returns the first sequence that the log now holds.
+    ///
+    /// # Errors
+    /// `Moved` if `epoch` is not this document's or the snapshot lies after the head, `Unavailable`, `Corrupt`.
+    async fn compact(
+        &self,
+        document: &DocumentId,
+        epoch: Epoch,
+        snapshot: Snapshot,
+        retention: Retention,
+    ) -> Result<Sequence, StoreError>;
+
+    /// Deletes log, snapshots and all. `false`: there was none. A damaged document can be deleted.
+    async fn delete(&self, document: &DocumentId) -> Result<bool, StoreError>;
+
+    async fn summary(&self, document: &DocumentId) -> Result<Option<Summary>, StoreError>;
+
+    /// Documents whose id begins with `prefix` and sorts after `after` (bytewise), in that order.
+    async fn list(&self, prefix: &str, after: Option<&str>, limit: usize)
+    -> Result<Vec<Summary>, StoreError>;
+
+    /// Whether writes would be taken now; writes something durable to know.
+    async fn check_writable(&self) -> Result<(), StoreError>;
+
+    /// Finishes what waits and closes. Later calls are `Unavailable`.
+    async fn close(&self);
+}
