@@ -1,0 +1,4 @@
+//! Documents: what updates look like, which of them a document may take, and the document itself.
+
+pub mod format;
+pub mod lib0;
