@@ -55,7 +55,7 @@ impl DeleteSet {
         other.iter().all(|(client, range)| self.covers_range(client, &range))
     }
 
-    fn covers_range(&self, client: ClientNumber, range: &Range<u32>) -> bool {
+    pub fn covers_range(&self, client: ClientNumber, range: &Range<u32>) -> bool {
         let Some(ranges) = self.clients.get(&client) else { return false };
         // The only candidate is the last range that begins at or before the wanted one.
         let after = ranges.partition_point(|candidate| candidate.start <= range.start);
