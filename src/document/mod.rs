@@ -3,22 +3,9 @@
 //! A task owns each open document (`actor`) and others hold a handle to it (`handle`).
 //! What the CRDT does stays in `replica`, which is the only file that speaks yrs.
 
-pub mod handle;
-pub mod presence;
-pub mod subscription;
+pub mod admission;
+pub mod format;
+pub mod lib0;
 
-mod actor;
-mod admission;
-mod format;
-mod lib0;
-mod replica;
 #[cfg(test)]
 mod trials;
-
-/// Whether the bytes are a state vector that a Yjs client can have written.
-///
-/// # Errors
-/// Where they are not, and why.
-pub fn check_state_vector(bytes: &[u8]) -> Result<(), format::FormatError> {
-    format::read_state_vector(bytes).map(drop)
-}
