@@ -6,7 +6,7 @@
  * a name is readable on it (WCAG AA: 4.5 to 1), whoever chose it.
  */
 
-export const PALETTE = ['#0b57d0', '#8c4a00', '#7b3f98', '#00695c', '#b0124f', '#4a6000', '#5b4fc4', '#b3261e', '#006a87', '#6d4c41']
+export const PALETTE = ['#0b57d0', '#a04a00', '#7b3f98', '#00715f', '#b0124f', '#5b6b00', '#00708f', '#6d4c41']
 
 const READABLE = 4.5
 /** What a name is written in: white on the colours of the light scheme, this on those of the dark one. */

@@ -106,7 +106,13 @@ function showConnection (provider, people, textarea) {
     states.showLatency(latency)
     log.add({ kind: 'sent', what: `you, ${count(edits, 'edit')}`, bytes, seq, latency })
   })
-  provider.on('remote-update', ({ origin, seq, bytes }) => log.add({ kind: 'received', what: people.nameOf(origin), bytes, seq }))
+  let wasSynced = false
+  provider.on('remote-update', ({ origin, seq, bytes }) => {
+    // What comes before `synced` is the state of the document, whoever wrote it.
+    const what = provider.synced ? people.nameOf(origin) : wasSynced ? 'what was missed' : 'the text so far'
+    log.add({ kind: 'received', what, bytes, seq })
+  })
+  provider.on('synced', isSynced => { wasSynced ||= isSynced })
   provider.on('gap', () => log.add({ kind: 'note', what: 'fetching what was missing' }))
   provider.on('rejected', failure => {
     log.add({ kind: 'trouble', what: `refused: ${failure.code}` })

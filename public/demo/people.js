@@ -43,7 +43,7 @@ export class People {
     this.#input.value = name
     // `since` settles who yields when two have one colour: whoever came later.
     awareness.setLocalStateField('user', {
-      name, color: colour ?? PALETTE[Math.floor(Math.random() * PALETTE.length)], since: Date.now(), client: clientId
+      name, color: colour ?? PALETTE[0], since: Date.now(), client: clientId
     })
     this.#input.addEventListener('input', () => this.#rename(cleanName(this.#input.value)))
     this.#input.addEventListener('change', () => {
@@ -71,7 +71,7 @@ export class People {
    * @param {string | null} clientId
    */
   nameOf (clientId) {
-    if (clientId === null) return 'several people'
+    if (clientId === null) return 'somebody'
     for (const state of this.#awareness.getStates().values()) if (state.user?.client === clientId) return personOf(state).name
     return /^c[0-9a-f]{24}$/.test(clientId) ? 'somebody' : clientId // a script's own word says more than nothing
   }

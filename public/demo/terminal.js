@@ -13,14 +13,16 @@ export function commandsFor (origin, id) {
   return [
     {
       title: 'Add a line to the text',
-      command: `curl -X PATCH '${document}/text' -H 'Content-Type: application/json' \\\n` +
-        '  -d \'{"client_id":"curl","ops":[{"insert":"Hello from curl\\n","at":"end"}]}\''
+      command: `curl -X PATCH '${document}/text' \\\n` +
+        '  -H \'Content-Type: application/json\' \\\n' +
+        '  -d \'{"client_id":"curl",\n       "ops":[{"insert":"Hello from curl\\n","at":"end"}]}\''
     },
     { title: 'Read it', command: `curl '${document}/text'` },
     { title: 'Watch every change as it comes', command: `curl -N '${document}/events?client_id=curl'` },
     {
       title: 'Be seen among the people, for half a minute',
-      command: `curl -X PUT '${document}/awareness/my-script' -H 'Content-Type: application/json' \\\n` +
+      command: `curl -X PUT '${document}/awareness/my-script' \\\n` +
+        '  -H \'Content-Type: application/json\' \\\n' +
         '  -d \'{"user":{"name":"My script","color":"#00695c"}}\''
     }
   ]

@@ -41,11 +41,13 @@ function row ({ kind, what, bytes, seq, latency }) {
     Object.assign(create('span', { text: SIGNS[kind] }), { ariaHidden: 'true' }), create('span', { class: 'visually-hidden', text: WORDS[kind] }))
   const whatCell = create('td', { class: 'log-what', text: what })
   whatCell.title = what
-  return create('tr', {},
-    create('td', { class: 'log-time', text: new Date().toTimeString().slice(0, 8) }),
-    sign,
-    whatCell,
-    create('td', { class: 'log-number', text: bytes === undefined ? '' : size(bytes) }),
+  const time = create('td', { class: 'log-time', text: new Date().toTimeString().slice(0, 8) })
+  if (bytes === undefined) {
+    whatCell.colSpan = 4
+    return create('tr', {}, time, sign, whatCell)
+  }
+  return create('tr', {}, time, sign, whatCell,
+    create('td', { class: 'log-number', text: size(bytes) }),
     create('td', { class: 'log-number', text: seq === undefined ? '' : `#${seq}` }),
     create('td', { class: 'log-number', text: latency === undefined ? '' : `${Math.round(latency)} ms` }))
 }

@@ -50,7 +50,7 @@ export class TextareaBinding {
     this.ytext = ytext
     this.textarea = textarea
     this.awareness = awareness
-    this.#rootName = [...ytext.doc.share].find(([, type]) => type === ytext)?.[0] ?? null
+    this.#rootName = ytext._item === null ? Y.findRootTypeKey(ytext) : null
     this.undoManager = new Y.UndoManager(ytext, { trackedOrigins: new Set([this]), captureTimeout })
     this.undoManager.on('stack-item-added', ({ stackItem }) => stackItem.meta.set(this, this.#selectionBefore))
     this.undoManager.on('stack-item-popped', ({ stackItem }) => {
