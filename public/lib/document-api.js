@@ -269,17 +269,13 @@ export class DocumentApi {
     const ask = this.#token
     if (typeof ask !== 'function') return
     while (this.#bearer === null) {
-      this.#asking ??= (async () => {
-        const refresh = this.#refresh
-        try {
-          this.#bearer = (await ask({ refresh })) ?? ''
+      const refresh = this.#refresh
+      this.#asking ??= Promise.resolve({ refresh }).then(ask).finally(() => { this.#asking = null }).then(
+        token => {
+          this.#bearer = token ?? ''
           this.#refresh = false
-        } catch (cause) {
-          throw new ApiError(0, 'no_token', 'the token function failed', { cause })
-        } finally {
-          this.#asking = null
-        }
-      })()
+        },
+        cause => { throw new ApiError(0, 'no_token', 'the token function failed', { cause }) })
       await this.#asking
     }
   }
