@@ -152,6 +152,7 @@ impl Known {
     }
 
     /// Everything that is deleted.
+    #[cfg(test)]
     pub fn deleted(&self) -> &DeleteSet {
         &self.deleted
     }
