@@ -22,7 +22,7 @@ impl StateVector {
     }
 
     #[cfg(test)]
-    pub fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         self.clocks.len()
     }
 
