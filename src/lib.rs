@@ -1,4 +1,24 @@
 //! PromptGrimoire Sync: shared documents kept in step over plain HTTP.
+//!
+//! An update's life: `http` takes bytes off a connection, `registry` finds the document they are for, and
+//! the document's own task (`document::actor`) does the rest in this order: it reads them strictly and refuses gaps
+//! (`document::admission`), applies them to its replica in a transaction that carries their origin, appends them to
+//! the log (`store`), and when the log has them answers, and broadcasts them to everybody else, whose streams
+//! (`http::events`) pass them on with their sequence as the event's id.
+//!
+//! Invariants:
+//! - what is acknowledged is durable, and nobody is told anything that is not;
+//! - a document's sequences are dense, and each stream carries every one of them in order;
+//! - every prefix of a log is a valid Yjs document: nothing is ever parked;
+//! - a refused change leaves no trace in memory, in the log, or on a stream;
+//! - imports point down: `server` → `http` → `registry` → `document` → `store` → `event`, `ids`.
+
+pub mod document;
 pub mod event;
+pub mod http;
 pub mod ids;
+pub mod registry;
+pub mod server;
+pub mod settings;
 pub mod store;
+pub mod telemetry;

@@ -1,1 +1,238 @@
+//! Documents in memory only: for tests, and for servers whose documents may die with them.
+//!
+//! "Durable" here means: for as long as the process lives. Everything else is as the trait says.
 
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+
+use super::{
+    LogPage, PageLimit, Retention, Snapshot, Store, StoreError, Stored, Summary, check_dense, closed,
+    retention,
+};
+use crate::event::{Event, Timestamp};
+use crate::ids::{DocumentId, Epoch, Sequence};
+
+/// A store that forgets everything when it is dropped.
+#[derive(Debug, Default)]
+pub struct MemoryStore {
+    /// `None`: closed.
+    documents: Mutex<Option<BTreeMap<DocumentId, Document>>>,
+}
+
+#[derive(Debug)]
+struct Document {
+    epoch: Epoch,
+    log: VecDeque<Event>,
+    snapshots: BTreeMap<Sequence, Bytes>,
+    head: Sequence,
+    created_at: Timestamp,
+    updated_at: Timestamp,
+}
+
+impl MemoryStore {
+    pub fn new() -> Self {
+        Self { documents: Mutex::new(Some(BTreeMap::new())) }
+    }
+
+    /// Runs `work` on the documents, or answers `Unavailable` once the store is closed.
+    fn with<R>(
+        &self,
+        work: impl FnOnce(&mut BTreeMap<DocumentId, Document>) -> Result<R, StoreError>,
+    ) -> Result<R, StoreError> {
+        work(self.lock().as_mut().ok_or_else(closed)?)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<BTreeMap<DocumentId, Document>>> {
+        // Every change below is checked first and then cannot fail, so a panic leaves nothing half done.
+        self.documents.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Document {
+    fn oldest(&self) -> Sequence {
+        self.log.front().map_or(self.head.next(), |event| event.sequence)
+    }
+
+    fn summary(&self, document: &DocumentId) -> Summary {
+        let log_bytes: usize = self.log.iter().map(|event| event.update.len()).sum();
+        let snapshot_bytes: usize = self.snapshots.values().map(Bytes::len).sum();
+        Summary {
+            document: document.clone(),
+            epoch: self.epoch,
+            head: self.head,
+            oldest: self.oldest(),
+            bytes: (log_bytes + snapshot_bytes) as u64,
+            created_at: self.created_at,
+            updated_at: self.updated_at,
+        }
+    }
+
+    /// The events after `after`, which lies in the log or right before it.
+    fn events_after(&self, after: Sequence) -> impl Iterator<Item = &Event> {
+        let skipped = after.next().since(self.oldest());
+        self.log.iter().skip(usize::try_from(skipped).unwrap_or(usize::MAX))
+    }
+
+    /// The first sequence that `retention` wants to keep.
+    fn first_kept(&self, retention: Retention) -> Sequence {
+        let count_bound = self.head.minus(retention.keep_updates);
+        self.events_after(count_bound.max(self.oldest().minus(1)))
+            .find(|event| event.time >= retention.keep_since)
+            .map_or(self.head.next(), |event| event.sequence)
+    }
+}
+
+fn snapshot((sequence, update): (&Sequence, &Bytes)) -> Snapshot {
+    Snapshot { sequence: *sequence, update: update.clone() }
+}
+
+#[async_trait]
+impl Store for MemoryStore {
+    async fn load(&self, document: &DocumentId) -> Result<Option<Stored>, StoreError> {
+        self.with(|documents| {
+            Ok(documents.get(document).map(|found| {
+                let snapshot = found.snapshots.last_key_value().map(snapshot);
+                let after = snapshot.as_ref().map_or(Sequence::ZERO, |snapshot| snapshot.sequence);
+                let tail = found.events_after(after).cloned().collect();
+                Stored { summary: found.summary(document), snapshot, tail }
+            }))
+        })
+    }
+
+    async fn append(
+        &self,
+        document: &DocumentId,
+        epoch: Epoch,
+        events: Vec<Event>,
+    ) -> Result<(), StoreError> {
+        let (first, last) = check_dense(&events)?;
+        let ((first, created_at), (head, updated_at)) =
+            ((first.sequence, first.time), (last.sequence, last.time));
+        self.with(|documents| {
+            let moved = || StoreError::Moved { document: document.clone() };
+            if let Some(found) = documents.get_mut(document) {
+                if found.epoch != epoch || found.head.next() != first {
+                    return Err(moved());
+                }
+                found.head = head;
+                found.updated_at = updated_at;
+                found.log.extend(events);
+            } else if first == Sequence::ZERO.next() {
+                let created = Document {
+                    epoch,
+                    snapshots: BTreeMap::new(),
+                    head,
+                    created_at,
+                    updated_at,
+                    log: events.into(),
+                };
+                documents.insert(document.clone(), created);
+            } else {
+                return Err(moved());
+            }
+            Ok(())
+        })
+    }
+
+    async fn log(
+        &self,
+        document: &DocumentId,
+        after: Sequence,
+        limit: PageLimit,
+    ) -> Result<Option<LogPage>, StoreError> {
+        self.with(|documents| {
+            let Some(found) = documents.get(document) else { return Ok(None) };
+            if after >= found.head {
+                return Ok(Some(LogPage { epoch: found.epoch, events: Vec::new(), head: found.head }));
+            }
+            if after.next() < found.oldest() {
+                return Err(StoreError::Compacted { oldest: found.oldest() });
+            }
+            let mut room = limit.room();
+            let events = found
+                .events_after(after)
+                .take_while(|event| room.take(event.update.len()))
+                .cloned()
+                .collect();
+            Ok(Some(LogPage { epoch: found.epoch, events, head: found.head }))
+        })
+    }
+
+    async fn snapshot_at(&self, document: &DocumentId, at: Sequence) -> Result<Option<Snapshot>, StoreError> {
+        self.with(|documents| {
+            let Some(found) = documents.get(document) else { return Ok(None) };
+            let oldest = found.oldest();
+            match found.snapshots.range(..=at).next_back().map(snapshot) {
+                Some(snapshot) => Ok(Some(snapshot)),
+                None if oldest == Sequence::ZERO.next() => Ok(None),
+                None => Err(StoreError::Compacted { oldest }),
+            }
+        })
+    }
+
+    async fn compact(
+        &self,
+        document: &DocumentId,
+        epoch: Epoch,
+        snapshot: Snapshot,
+        retention: Retention,
+    ) -> Result<Sequence, StoreError> {
+        self.with(|documents| {
+            let moved = || StoreError::Moved { document: document.clone() };
+            let found = documents.get_mut(document).ok_or_else(moved)?;
+            if found.epoch != epoch || snapshot.sequence > found.head {
+                return Err(moved());
+            }
+            let newest = found.snapshots.last_key_value().map_or(Sequence::ZERO, |(newest, _)| *newest);
+            if snapshot.sequence <= newest {
+                return Ok(found.oldest());
+            }
+            found.snapshots.insert(snapshot.sequence, snapshot.update);
+            let sequences: Vec<_> = found.snapshots.keys().copied().collect();
+            let plan = retention::plan(&sequences, found.first_kept(retention));
+            found.snapshots.retain(|sequence, _| !plan.dropped.contains(sequence));
+            if let Some(base) = plan.base {
+                let trimmed = base.next().since(found.oldest());
+                found.log.drain(..usize::try_from(trimmed).unwrap_or(usize::MAX).min(found.log.len()));
+            }
+            Ok(found.oldest())
+        })
+    }
+
+    async fn delete(&self, document: &DocumentId) -> Result<bool, StoreError> {
+        self.with(|documents| Ok(documents.remove(document).is_some()))
+    }
+
+    async fn summary(&self, document: &DocumentId) -> Result<Option<Summary>, StoreError> {
+        self.with(|documents| Ok(documents.get(document).map(|found| found.summary(document))))
+    }
+
+    async fn list(
+        &self,
+        prefix: &str,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<Summary>, StoreError> {
+        self.with(|documents| {
+            let wanted =
+                |document: &str| document.starts_with(prefix) && after.is_none_or(|after| document > after);
+            Ok(documents
+                .iter()
+                .filter(|(document, _)| wanted(document.as_str()))
+                .take(limit)
+                .map(|(document, found)| found.summary(document))
+                .collect())
+        })
+    }
+
+    async fn check_writable(&self) -> Result<(), StoreError> {
+        self.with(|_| Ok(()))
+    }
+
+    async fn close(&self) {
+        *self.lock() = None;
+    }
+}

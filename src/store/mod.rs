@@ -8,7 +8,10 @@
 //! - what is read is what was written: a row that is not, by its checksum, is `Corrupt`, never served;
 //! - a log entry is trimmed only in the transaction that leaves a verified snapshot at or after it.
 
+#[cfg(test)]
+mod contract;
 pub mod memory;
+mod retention;
 pub mod sqlite;
 
 use async_trait::async_trait;
@@ -82,6 +85,32 @@ pub struct PageLimit {
     pub bytes_max: usize,
 }
 
+impl PageLimit {
+    fn room(self) -> PageRoom {
+        PageRoom { events: self.events_max.max(1), bytes: self.bytes_max, is_empty: true }
+    }
+}
+
+/// What a page of a log still has room for.
+struct PageRoom {
+    events: usize,
+    bytes: usize,
+    is_empty: bool,
+}
+
+impl PageRoom {
+    /// Takes the room for one more event. `false`: the page is full without it.
+    fn take(&mut self, update_bytes: usize) -> bool {
+        if !self.is_empty && (self.events == 0 || self.bytes < update_bytes) {
+            return false;
+        }
+        self.is_empty = false;
+        self.events -= 1;
+        self.bytes = self.bytes.saturating_sub(update_bytes);
+        true
+    }
+}
+
 /// How much of the log stays when a snapshot is written: what is within both bounds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Retention {
@@ -104,7 +133,7 @@ pub trait Store: Send + Sync + 'static {
     /// Appends events, in order and all or none; answers when they are durable.
     ///
     /// `events`: not empty, their sequences dense. The first one's sequence 1 creates the document
-    /// under `epoch`.
+    /// under `epoch`; its time is then `created_at`. The last one's time becomes `updated_at`.
     ///
     /// # Errors
     /// - `Moved`: the head is not right before the first event, or the epoch is another; nothing was written.
@@ -124,8 +153,8 @@ pub trait Store: Send + Sync + 'static {
         limit: PageLimit,
     ) -> Result<Option<LogPage>, StoreError>;
 
-    /// The newest snapshot at or before `at` from which the log reaches on without a gap.
-    /// `None`: the log itself begins at 1 and no snapshot lies that early.
+    /// The newest snapshot at or before `at` that reads back and from which the log reaches on without a gap.
+    /// `None`: the log itself begins at 1 and no snapshot lies that early; or there is no such document.
     ///
     /// # Errors
     /// `Compacted` if neither reaches `at`, `Unavailable`, `Corrupt`.
@@ -135,7 +164,8 @@ pub trait Store: Send + Sync + 'static {
     /// all in one transaction.
     ///
     /// The log is trimmed up to a kept snapshot's sequence, so that every kept sequence can be
-    /// rebuilt, and so that a damaged newest snapshot can be replaced from the one before.
+    /// rebuilt; never up to the newest one's, so that a damaged newest snapshot can be replaced from the
+    /// one before. So a document's first snapshot trims nothing, whatever `retention` says.
     /// An old snapshot (its sequence not after the newest one's) changes nothing.
     /// Returns the first sequence that the log now holds.
     ///
@@ -155,6 +185,7 @@ pub trait Store: Send + Sync + 'static {
     async fn summary(&self, document: &DocumentId) -> Result<Option<Summary>, StoreError>;
 
     /// Documents whose id begins with `prefix` and sorts after `after` (bytewise), in that order.
+    /// Damaged ones are left out (and logged): nothing that is known of them can be trusted.
     async fn list(&self, prefix: &str, after: Option<&str>, limit: usize)
     -> Result<Vec<Summary>, StoreError>;
 
@@ -163,4 +194,23 @@ pub trait Store: Send + Sync + 'static {
 
     /// Finishes what waits and closes. Later calls are `Unavailable`.
     async fn close(&self);
+}
+
+/// The first and the last of events that are to be appended, if their sequences are dense.
+///
+/// # Errors
+/// `Unavailable`: the caller is wrong about what it appends; nothing was written.
+fn check_dense(events: &[Event]) -> Result<(&Event, &Event), StoreError> {
+    let dense = events.windows(2).all(|pair| pair[0].sequence.next() == pair[1].sequence);
+    match (events.first(), events.last()) {
+        (Some(first), Some(last)) if dense => Ok((first, last)),
+        _ => {
+            Err(StoreError::Unavailable { reason: "events to append must be some, and without a gap".into() })
+        }
+    }
+}
+
+/// The answer to whoever calls a store after `close`.
+fn closed() -> StoreError {
+    StoreError::Unavailable { reason: "the store is closed".into() }
 }

@@ -1,0 +1,362 @@
+//! Who is here: the clients with a stream, and the awareness states that they share.
+//!
+//! Pure: time comes in as an argument, what others must be told goes out as a value.
+//! States are kept in memory only.
+//!
+//! Format: <https://github.com/yjs/y-protocols/blob/master/PROTOCOL.md>, the awareness update:
+//! a count, then for each state the CRDT client's number, a clock, and JSON text (`null`: gone).
+
+use std::collections::{BTreeMap, HashMap};
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+
+use crate::event::Timestamp;
+use crate::ids::ClientId;
+
+use super::lib0::{Malformed, Reader, write_var_string, write_varuint};
+
+/// How long a client's states stay after its last stream ended: time enough to reconnect.
+pub const GRACE: Duration = Duration::from_secs(3);
+/// How long a state stays that no stream stands behind, counted from its last renewal.
+/// Yjs clients renew every 15 s and forget what is silent for 30 s.
+pub const LIFE_WITHOUT_STREAM: Duration = Duration::from_secs(35);
+/// How often the server renews a state that was put as plain JSON, as a Yjs client would.
+const RENEWAL: Duration = Duration::from_secs(15);
+/// Clocks are read by JavaScript, exact up to 2^53 − 1; room is left for the server's own steps.
+const CLOCK_MAX: u64 = (1 << 53) - (1 << 20);
+
+/// One client with a stream open: typed, so that nobody has to guess what is in it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Client {
+    pub client_id: ClientId,
+    /// What it calls itself.
+    pub label: Option<String>,
+    /// Who is logged in, from the token and from nowhere else.
+    pub user: Option<String>,
+    pub connected_at: Timestamp,
+}
+
+/// A client and how many streams it has open.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Connected {
+    #[serde(flatten)]
+    pub client: Client,
+    pub streams: usize,
+}
+
+/// Why an awareness update was refused. Nothing changed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refused {
+    #[error("the bytes are no awareness update: {0}")]
+    Malformed(#[from] Malformed),
+    #[error("a state is no JSON: {0}")]
+    NotJson(String),
+    #[error("this document has {0} awareness states already, the most that it may have")]
+    Full(usize),
+}
+
+/// One awareness state.
+#[derive(Debug)]
+struct State {
+    clock: u64,
+    /// JSON text.
+    json: Box<str>,
+    /// Whoever sent it first; others' attempts on it are ignored.
+    owner: ClientId,
+    renewed: Instant,
+    /// Set by a client without a Yjs library: the server renews it.
+    renewed_by_us: Option<Instant>,
+}
+
+#[derive(Debug)]
+struct Streams {
+    connected: Connected,
+    /// Since when the client has no stream; its states wait out the grace.
+    gone: Option<Instant>,
+}
+
+/// The clients and states of one document.
+#[derive(Debug, Default)]
+pub struct Presence {
+    clients: BTreeMap<ClientId, Streams>,
+    states: HashMap<u64, State>,
+    /// Clocks of states that are gone, so that a repeat of an old message doesn't bring one back.
+    departed: HashMap<u64, (u64, Instant)>,
+    states_max: usize,
+}
+
+impl Presence {
+    /// `states_max`: how many awareness states the document may have.
+    pub fn new(states_max: usize) -> Self {
+        Self { states_max, ..Self::default() }
+    }
+
+    /// Counts one more stream of a client. Returns the client if it is its first.
+    pub fn register(&mut self, client: Client) -> Option<Client> {
+        let streams = self.clients.entry(client.client_id.clone()).or_insert_with(|| Streams {
+            connected: Connected { client: client.clone(), streams: 0 },
+            gone: None,
+        });
+        streams.gone = None;
+        streams.connected.streams += 1;
+        if streams.connected.streams > 1 {
+            return None;
+        }
+        streams.connected.client = client.clone();
+        Some(client)
+    }
+
+    /// Counts one stream of a client less. Returns the client if it was its last.
+    pub fn unregister(&mut self, client: &ClientId, now: Instant) -> Option<Client> {
+        let streams = self.clients.get_mut(client)?;
+        streams.connected.streams = streams.connected.streams.saturating_sub(1);
+        if streams.connected.streams > 0 {
+            return None;
+        }
+        streams.gone = Some(now);
+        Some(streams.connected.client.clone())
+    }
+
+    /// Who has a stream open, in the order of their ids.
+    pub fn connected(&self) -> Vec<Connected> {
+        self.clients
+            .values()
+            .filter(|streams| streams.gone.is_none())
+            .map(|streams| streams.connected.clone())
+            .collect()
+    }
+
+    /// Streams of named clients that are open.
+    pub fn is_empty(&self) -> bool {
+        self.clients.is_empty() && self.states.is_empty()
+    }
+
+    /// Takes in an awareness update of `owner`. Returns the part of it that others must be told.
+    ///
+    /// A state that somebody else owns, or that is older than what is known, is left out.
+    ///
+    /// # Errors
+    /// The update is taken whole or refused whole.
+    pub fn apply(
+        &mut self,
+        owner: &ClientId,
+        update: &[u8],
+        now: Instant,
+    ) -> Result<Option<Vec<u8>>, Refused> {
+        let entries = read_update(update)?;
+        let fresh = entries
+            .iter()
+            .filter(|entry| entry.json.is_some() && !self.states.contains_key(&entry.number))
+            .count();
+        if self.states.len() + fresh > self.states_max {
+            return Err(Refused::Full(self.states_max));
+        }
+        let mut told = Update::default();
+        for entry in entries {
+            if self.take(owner, &entry, now) {
+                told.push(entry.number, entry.clock, entry.json);
+            }
+        }
+        Ok(told.finish())
+    }
+
+    /// Whether the entry is news. The rule is that of y-protocols: a higher clock wins, and
+    /// at the same clock only a departure does.
+    fn take(&mut self, owner: &ClientId, entry: &Entry<'_>, now: Instant) -> bool {
+        match (self.states.get_mut(&entry.number), entry.json) {
+            (Some(state), _) if state.owner != *owner => false,
+            (Some(state), Some(json)) => {
+                let news = entry.clock > state.clock;
+                if news {
+                    state.clock = entry.clock;
+                    state.json = json.into();
+                    state.renewed = now;
+                    state.renewed_by_us = None;
+                }
+                news
+            }
+            (Some(state), None) => {
+                let news = entry.clock >= state.clock;
+                if news {
+                    self.states.remove(&entry.number);
+                    self.departed.insert(entry.number, (entry.clock, now));
+                }
+                news
+            }
+            (None, Some(json)) => {
+                // A state that the server removed comes back at the next clock of its owner.
+                if self.departed.get(&entry.number).is_some_and(|(clock, _)| entry.clock <= *clock) {
+                    return false;
+                }
+                self.departed.remove(&entry.number);
+                let state = State {
+                    clock: entry.clock,
+                    json: json.into(),
+                    owner: owner.clone(),
+                    renewed: now,
+                    renewed_by_us: None,
+                };
+                self.states.insert(entry.number, state);
+                true
+            }
+            (None, None) => false,
+        }
+    }
+
+    /// Sets the state of a client that has no Yjs library; `None` removes it.
+    ///
+    /// `number`: what the client's state is to be known by, if it has none yet.
+    /// Returns what others must be told.
+    ///
+    /// # Errors
+    /// `Full`.
+    pub fn put(
+        &mut self,
+        owner: &ClientId,
+        json: Option<&str>,
+        number: u64,
+        now: Instant,
+    ) -> Result<Option<Vec<u8>>, Refused> {
+        let existing = self
+            .states
+            .iter()
+            .find(|(_, state)| state.owner == *owner && state.renewed_by_us.is_some())
+            .map(|(number, state)| (*number, state.clock));
+        let mut told = Update::default();
+        match (existing, json) {
+            (Some((number, clock)), None) => {
+                self.states.remove(&number);
+                self.departed.insert(number, (clock, now));
+                told.push(number, clock, None);
+            }
+            (None, None) => {}
+            (existing, Some(json)) => {
+                if existing.is_none() && self.states.len() >= self.states_max {
+                    return Err(Refused::Full(self.states_max));
+                }
+                // A state at clock 0 is never taken by a newcomer, so the first is 1.
+                let (number, clock) = existing.map_or((number, 1), |(number, clock)| (number, clock + 1));
+                let state = State {
+                    clock,
+                    json: json.into(),
+                    owner: owner.clone(),
+                    renewed: now,
+                    renewed_by_us: Some(now),
+                };
+                self.states.insert(number, state);
+                told.push(number, clock, Some(json));
+            }
+        }
+        Ok(told.finish())
+    }
+
+    /// All states as one awareness update; `None` if there are none.
+    pub fn snapshot(&self) -> Option<Vec<u8>> {
+        let mut update = Update::default();
+        for (number, state) in &self.states {
+            update.push(*number, state.clock, Some(&state.json));
+        }
+        update.finish()
+    }
+
+    /// Removes what nobody stands behind any more, and renews what the server renews.
+    /// Returns what others must be told.
+    pub fn expire(&mut self, now: Instant) -> Option<Vec<u8>> {
+        let mut told = Update::default();
+        let clients = &self.clients;
+        let departed = &mut self.departed;
+        self.states.retain(|number, state| {
+            let ended = match clients.get(&state.owner) {
+                Some(Streams { gone: None, .. }) => false,
+                Some(Streams { gone: Some(gone), .. }) => {
+                    // A state renewed after the stream ended has the longer life of one without a stream.
+                    let since = now.duration_since(state.renewed);
+                    let renewed_since = state.renewed > *gone;
+                    if renewed_since {
+                        since >= LIFE_WITHOUT_STREAM
+                    } else {
+                        now.duration_since(*gone) >= GRACE
+                    }
+                }
+                None => now.duration_since(state.renewed) >= LIFE_WITHOUT_STREAM,
+            };
+            if ended {
+                // Null at the same clock: at the next one it would beat the client's own return.
+                told.push(*number, state.clock, None);
+                departed.insert(*number, (state.clock, now));
+                return false;
+            }
+            if state.renewed_by_us.is_some_and(|renewed| now.duration_since(renewed) >= RENEWAL) {
+                state.renewed_by_us = Some(now);
+                state.clock += 1;
+                told.push(*number, state.clock, Some(&state.json));
+            }
+            true
+        });
+        self.clients.retain(|_, streams| streams.gone.is_none_or(|gone| now.duration_since(gone) < GRACE));
+        self.departed.retain(|_, (_, since)| now.duration_since(*since) < LIFE_WITHOUT_STREAM);
+        told.finish()
+    }
+
+    /// Forgets every state, as when the document is deleted.
+    pub fn clear_states(&mut self) {
+        self.states.clear();
+        self.departed.clear();
+    }
+}
+
+struct Entry<'a> {
+    number: u64,
+    clock: u64,
+    /// `None`: gone.
+    json: Option<&'a str>,
+}
+
+fn read_update(bytes: &[u8]) -> Result<Vec<Entry<'_>>, Refused> {
+    let mut reader = Reader::new(bytes);
+    // An entry takes four bytes at the least: a number, a clock, and a string with its length.
+    let count = reader.count(4)?;
+    let mut entries = Vec::with_capacity(count);
+    for _ in 0..count {
+        let number = reader.varuint()?;
+        let offset = reader.offset();
+        let clock = reader.varuint()?;
+        if clock > CLOCK_MAX {
+            return Err(Reader::malformed(offset, "a clock is too large").into());
+        }
+        let text = reader.var_string()?;
+        let json = serde_json::from_str::<&serde_json::value::RawValue>(text)
+            .map_err(|error| Refused::NotJson(error.to_string()))?;
+        entries.push(Entry { number, clock, json: (json.get() != "null").then_some(text) });
+    }
+    reader.finish()?;
+    Ok(entries)
+}
+
+/// An awareness update under construction.
+#[derive(Default)]
+struct Update {
+    count: u64,
+    entries: Vec<u8>,
+}
+
+impl Update {
+    fn push(&mut self, number: u64, clock: u64, json: Option<&str>) {
+        self.count += 1;
+        write_varuint(&mut self.entries, number);
+        write_varuint(&mut self.entries, clock);
+        write_var_string(&mut self.entries, json.unwrap_or("null"));
+    }
+
+    /// `None` if nothing was pushed.
+    fn finish(self) -> Option<Vec<u8>> {
+        if self.count == 0 {
+            return None;
+        }
+        let mut update = Vec::with_capacity(self.entries.len() + 2);
+        write_varuint(&mut update, self.count);
+        update.extend_from_slice(&self.entries);
+        Some(update)
+    }
+}

@@ -1,0 +1,195 @@
+//! What can be wrong with a request, and the answer that says so.
+//!
+//! The only home of error statuses. Answers are RFC 9457 problem documents.
+
+use serde_json::{Map, Value, json};
+use warp::http::{HeaderValue, Response as HttpResponse, StatusCode, header};
+use warp::hyper::body::Bytes;
+
+use crate::document::handle::DocumentError;
+use crate::document::presence::Refused;
+
+use super::route::Response;
+
+/// How long a client should wait before it tries again, in seconds.
+const RETRY_AFTER_SECONDS: u64 = 1;
+
+/// A request that could not be answered as asked. After any of them nothing has changed.
+#[derive(Debug, thiserror::Error)]
+pub enum ApiError {
+    #[error("`{given}` is no document id: {reason}")]
+    InvalidDocumentId { given: String, reason: String },
+    #[error("`{given}` is no client id: {reason}")]
+    InvalidClientId { given: String, reason: String },
+    #[error("`{field}` is not base64 of the standard alphabet: {reason}")]
+    InvalidBase64 { field: &'static str, reason: String },
+    #[error("`{field}` is no Yjs state vector (encoding v1): {reason}")]
+    InvalidStateVector { field: &'static str, reason: String },
+    #[error("the body is not the JSON that is expected here: {reason}")]
+    InvalidJson { reason: String },
+    #[error("the parameter `{parameter}` must be {expected}")]
+    InvalidParameter { parameter: &'static str, expected: String },
+    #[error("there is nothing at this address")]
+    PathNotFound,
+    #[error("this address takes {allow} only")]
+    MethodNotAllowed { allow: &'static str },
+    #[error("the answer can be {offered} only")]
+    NotAcceptable { offered: &'static str },
+    #[error("the body must be {expected}")]
+    UnsupportedMediaType { expected: &'static str },
+    #[error("the address is longer than {limit} bytes; POST /docs/{{doc}}/state takes long state vectors")]
+    UriTooLong { limit: usize },
+    #[error("{what} may have {limit} bytes at the most")]
+    TooLarge { what: &'static str, limit: usize, body_pending: bool },
+    #[error("the body did not arrive within {seconds} s")]
+    BodyTooSlow { seconds: u64 },
+    #[error("the body broke off: {0}")]
+    BodyBroken(String),
+    #[error("{reason}")]
+    Unavailable { reason: String },
+    #[error(transparent)]
+    Document(#[from] DocumentError),
+    #[error(transparent)]
+    Awareness(#[from] Refused),
+}
+
+/// Status, code, and the fields beside them.
+struct Described {
+    status: StatusCode,
+    code: &'static str,
+    detail: String,
+    fields: Vec<(&'static str, Value)>,
+}
+
+impl ApiError {
+    /// The answer. An answer of 500 and above is logged here, once, and says nothing internal.
+    pub fn into_response(self) -> Response {
+        let allow = match &self {
+            Self::MethodNotAllowed { allow } => Some(*allow),
+            _ => None,
+        };
+        let body_pending = matches!(
+            &self,
+            Self::TooLarge { body_pending: true, .. } | Self::BodyTooSlow { .. } | Self::BodyBroken(_)
+        );
+        let described = self.describe();
+        let mut response = problem(&described);
+        let headers = response.headers_mut();
+        if let Some(allow) = allow {
+            headers.insert(header::ALLOW, HeaderValue::from_static(allow));
+        }
+        if body_pending {
+            headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        if described.status == StatusCode::SERVICE_UNAVAILABLE {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(RETRY_AFTER_SECONDS));
+        }
+        response
+    }
+
+    fn describe(self) -> Described {
+        let detail = self.to_string();
+        let described = |status, code, fields| Described { status, code, detail: detail.clone(), fields };
+        match self {
+            Self::InvalidDocumentId { .. } => {
+                described(StatusCode::BAD_REQUEST, "invalid_document_id", vec![])
+            }
+            Self::InvalidClientId { .. } => described(StatusCode::BAD_REQUEST, "invalid_client_id", vec![]),
+            Self::InvalidBase64 { .. } => described(StatusCode::BAD_REQUEST, "invalid_base64", vec![]),
+            Self::InvalidStateVector { .. } => {
+                described(StatusCode::BAD_REQUEST, "invalid_state_vector", vec![])
+            }
+            Self::InvalidJson { .. } => described(StatusCode::BAD_REQUEST, "invalid_json", vec![]),
+            Self::InvalidParameter { parameter, .. } => {
+                described(StatusCode::BAD_REQUEST, "invalid_parameter", vec![("parameter", json!(parameter))])
+            }
+            Self::PathNotFound => described(StatusCode::NOT_FOUND, "not_found", vec![]),
+            Self::MethodNotAllowed { .. } => {
+                described(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", vec![])
+            }
+            Self::NotAcceptable { .. } => described(StatusCode::NOT_ACCEPTABLE, "not_acceptable", vec![]),
+            Self::UnsupportedMediaType { .. } => {
+                described(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", vec![])
+            }
+            Self::UriTooLong { .. } => described(StatusCode::URI_TOO_LONG, "uri_too_long", vec![]),
+            Self::TooLarge { limit, .. } => {
+                described(StatusCode::PAYLOAD_TOO_LARGE, "too_large", vec![("limit", json!(limit))])
+            }
+            Self::BodyTooSlow { .. } => described(StatusCode::REQUEST_TIMEOUT, "request_timeout", vec![]),
+            Self::BodyBroken(_) => described(StatusCode::BAD_REQUEST, "invalid_body", vec![]),
+            Self::Unavailable { .. } => described(StatusCode::SERVICE_UNAVAILABLE, "unavailable", vec![]),
+            Self::Awareness(_) => described(StatusCode::UNPROCESSABLE_ENTITY, "invalid_update", vec![]),
+            Self::Document(error) => describe_document(error, detail),
+        }
+    }
+}
+
+fn describe_document(error: DocumentError, detail: String) -> Described {
+    let described = |status, code, fields| Described { status, code, detail: detail.clone(), fields };
+    match error {
+        DocumentError::NotFound => described(StatusCode::NOT_FOUND, "not_found", vec![]),
+        DocumentError::Gap { state_vector } => Described {
+            detail: "the update builds on updates that the server has not got; \
+                     send the difference against `state_vector` instead"
+                .into(),
+            ..described(
+                StatusCode::CONFLICT,
+                "missing_updates",
+                vec![("state_vector", json!(super::encoding::encode_base64(&state_vector)))],
+            )
+        },
+        DocumentError::EpochChanged { epoch } => Described {
+            detail: "the epoch names another life of this document: \
+                     start from its state as it is now, nothing was merged"
+                .into(),
+            ..described(StatusCode::CONFLICT, "epoch_changed", vec![("epoch", json!(epoch))])
+        },
+        DocumentError::Invalid { .. } => {
+            described(StatusCode::UNPROCESSABLE_ENTITY, "invalid_update", vec![])
+        }
+        DocumentError::Unsupported { .. } => {
+            described(StatusCode::UNPROCESSABLE_ENTITY, "unsupported_content", vec![])
+        }
+        DocumentError::TooLarge { limit } => {
+            described(StatusCode::PAYLOAD_TOO_LARGE, "too_large", vec![("limit", json!(limit))])
+        }
+        DocumentError::InvalidPosition { length, .. } => {
+            described(StatusCode::UNPROCESSABLE_ENTITY, "invalid_position", vec![("length", json!(length))])
+        }
+        DocumentError::Gone { oldest } => {
+            described(StatusCode::GONE, "gone", vec![("oldest", json!(oldest))])
+        }
+        DocumentError::Unavailable { reason } => {
+            tracing::warn!(reason, "answered 503: {reason}");
+            Described {
+                detail: "the store cannot take it now; nothing was changed for sure, so try again".into(),
+                ..described(StatusCode::SERVICE_UNAVAILABLE, "unavailable", vec![])
+            }
+        }
+        DocumentError::Damaged { detail } => {
+            tracing::error!(detail, "answered 503: {detail}");
+            Described {
+                detail: "this document is damaged on disk and out of service; \
+                         the server's log says more, other documents are not affected"
+                    .into(),
+                ..described(StatusCode::SERVICE_UNAVAILABLE, "unavailable", vec![])
+            }
+        }
+    }
+}
+
+fn problem(described: &Described) -> Response {
+    let mut body = Map::new();
+    body.insert("type".into(), json!("about:blank"));
+    body.insert("title".into(), json!(described.status.canonical_reason()));
+    body.insert("status".into(), json!(described.status.as_u16()));
+    body.insert("detail".into(), json!(described.detail));
+    body.insert("code".into(), json!(described.code));
+    for (name, value) in &described.fields {
+        body.insert((*name).into(), value.clone());
+    }
+    let mut response: Response = HttpResponse::new(Bytes::from(Value::Object(body).to_string()).into());
+    *response.status_mut() = described.status;
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+    response
+}

@@ -1,0 +1,85 @@
+//! The URL table: one route for each resource, tried in this order.
+//!
+//! Handlers see documents, never the store or the CRDT library. What is wrong with a request is an
+//! `ApiError`; the one `recover` is left with addresses that no route knows.
+
+mod admin;
+mod encoding;
+mod error;
+pub mod events;
+mod health;
+mod pages;
+mod presence;
+mod route;
+mod sse;
+mod state;
+mod text;
+mod updates;
+
+use std::convert::Infallible;
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+use warp::filters::BoxedFilter;
+use warp::http::HeaderValue;
+use warp::{Filter, Rejection};
+
+use crate::registry::Registry;
+
+use self::error::ApiError;
+use self::events::Streams;
+use self::route::{BodyLimit, Response, Route};
+
+/// Limits on what a request may bring, in bytes unless named otherwise.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    pub update_bytes_max: usize,
+    pub awareness_bytes_max: usize,
+    /// How long a body may take to arrive.
+    pub body_time_max: Duration,
+}
+
+impl Limits {
+    fn body(self, bytes_max: usize) -> BodyLimit {
+        BodyLimit { bytes_max, time_max: self.body_time_max }
+    }
+}
+
+/// Every address that the server answers.
+pub fn routes(
+    registry: Registry,
+    streams: Streams,
+    limits: Limits,
+    stopping: CancellationToken,
+) -> BoxedFilter<(Response,)> {
+    let table: Vec<Route> = vec![
+        updates::route(registry.clone(), limits),
+        streams.route(),
+        presence::awareness(registry.clone(), limits),
+        state::route(registry.clone(), limits),
+        text::route(registry.clone()),
+        presence::clients(registry.clone()),
+        presence::awareness_of_client(registry.clone(), limits),
+        admin::document(registry.clone()),
+        admin::documents(registry.clone()),
+        health::healthz(),
+        health::readyz(registry, stopping),
+        pages::index(),
+        pages::demo(),
+        pages::conversation(),
+        pages::files(),
+    ];
+    let all =
+        table.into_iter().reduce(|all, route| all.or(route).unify().boxed()).expect("the table is not empty");
+    all.recover(not_found).unify().map(with_common_headers).boxed()
+}
+
+async fn not_found(_rejection: Rejection) -> Result<Response, Infallible> {
+    Ok(ApiError::PathNotFound.into_response())
+}
+
+fn with_common_headers(mut response: Response) -> Response {
+    let headers = response.headers_mut();
+    headers.insert("x-content-type-options", HeaderValue::from_static("nosniff"));
+    response
+}

@@ -1,0 +1,190 @@
+//! The documents that are open: each opened once, shared, and let go when idle.
+//!
+//! Opening only starts the owning task, which loads when it is first asked: so two first joins
+//! meet at one task, and a failed load caches nothing.
+//!
+//! Invariants:
+//! - there is one task at the most for a document that anybody can reach;
+//! - a document is evicted only under the lock, and only if the registry's handle is the last one.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::debug;
+
+use crate::document::handle::{self, Document, DocumentError};
+use crate::ids::DocumentId;
+use crate::store::{Store, StoreError, Summary};
+
+/// How often presence ages and idle documents are looked for.
+const SWEEP: Duration = Duration::from_millis(500);
+/// A document in use keeps its replica at least so long after it was last used.
+const UNLOAD_AFTER: Duration = Duration::from_secs(1);
+
+/// What the registry keeps in memory.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// A document that nobody uses is evicted after this.
+    pub evict_after: Duration,
+    /// Over this, in bytes, replicas leave memory, the longest unused first.
+    pub resident_bytes_max: usize,
+    pub document: handle::Settings,
+}
+
+struct Inner {
+    settings: Settings,
+    store: Arc<dyn Store>,
+    open: Mutex<HashMap<DocumentId, Document>>,
+    tasks: TaskTracker,
+}
+
+/// The open documents. Cheap to clone.
+#[derive(Clone)]
+pub struct Registry(Arc<Inner>);
+
+impl Registry {
+    /// Sweeps until `closing` is cancelled.
+    pub fn start(settings: Settings, store: Arc<dyn Store>, closing: CancellationToken) -> Self {
+        let tasks = TaskTracker::new();
+        let registry = Self(Arc::new(Inner { settings, store, open: Mutex::default(), tasks }));
+        let sweeping = registry.clone();
+        registry.0.tasks.spawn(async move {
+            let mut ticks = tokio::time::interval(SWEEP);
+            ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+            while closing.run_until_cancelled(ticks.tick()).await.is_some() {
+                sweeping.sweep(Instant::now());
+            }
+        });
+        registry
+    }
+
+    fn open_documents(&self) -> MutexGuard<'_, HashMap<DocumentId, Document>> {
+        // The map is whole between any two of its methods.
+        self.0.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The open document of that name, opened if it is not. A document never written is an empty one.
+    pub fn open(&self, id: &DocumentId) -> Document {
+        let mut open = self.open_documents();
+        if let Some(document) = open.get(id) {
+            return document.clone();
+        }
+        let document = Document::start(
+            id.clone(),
+            self.0.store.clone(),
+            self.0.settings.document.clone(),
+            &self.0.tasks,
+        );
+        open.insert(id.clone(), document.clone());
+        document
+    }
+
+    /// The document of that name, if it is open or was ever written: asking for others opens nothing.
+    ///
+    /// # Errors
+    /// `NotFound`, `Unavailable`, `Damaged`.
+    pub async fn find(&self, id: &DocumentId) -> Result<Document, DocumentError> {
+        if let Some(document) = self.find_open(id) {
+            return Ok(document);
+        }
+        self.0.store.summary(id).await?.ok_or(DocumentError::NotFound)?;
+        Ok(self.open(id))
+    }
+
+    /// The document of that name, if it is open.
+    pub fn find_open(&self, id: &DocumentId) -> Option<Document> {
+        self.open_documents().get(id).cloned()
+    }
+
+    /// What is known of a document without opening it.
+    ///
+    /// # Errors
+    /// `NotFound`, `Unavailable`, `Damaged`.
+    pub async fn summary(&self, id: &DocumentId) -> Result<Summary, DocumentError> {
+        self.0.store.summary(id).await?.ok_or(DocumentError::NotFound)
+    }
+
+    /// Documents whose id begins with `prefix` and sorts after `after`, in the order of their ids.
+    ///
+    /// # Errors
+    /// `Unavailable`, `Damaged`.
+    pub async fn list(
+        &self,
+        prefix: &str,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<Summary>, DocumentError> {
+        Ok(self.0.store.list(prefix, after, limit).await?)
+    }
+
+    /// Whether the store takes writes now.
+    ///
+    /// # Errors
+    /// Why it does not.
+    pub async fn check_writable(&self) -> Result<(), StoreError> {
+        self.0.store.check_writable().await
+    }
+
+    /// Lets presence age, evicts what is idle, and keeps within the memory budget.
+    fn sweep(&self, now: Instant) {
+        let documents: Vec<Document> = self.open_documents().values().cloned().collect();
+        for document in &documents {
+            document.expire_presence(now);
+        }
+        drop(documents);
+        let mut resident =
+            self.evict(|document| now.duration_since(document.idle_since()) >= self.0.settings.evict_after);
+        if resident <= self.0.settings.resident_bytes_max {
+            return;
+        }
+        let mut longest_unused: Vec<Document> = self.open_documents().values().cloned().collect();
+        longest_unused.sort_by_key(Document::idle_since);
+        for document in longest_unused {
+            let bytes = document.resident_bytes();
+            if resident <= self.0.settings.resident_bytes_max
+                || now.duration_since(document.idle_since()) < UNLOAD_AFTER
+            {
+                break;
+            }
+            document.unload();
+            resident = resident.saturating_sub(bytes);
+        }
+    }
+
+    /// Evicts the unused documents that are `due`, decided under the lock. Returns what the others take, in bytes.
+    fn evict(&self, due: impl Fn(&Document) -> bool) -> usize {
+        let mut resident = 0;
+        self.open_documents().retain(|id, document| {
+            let evicted = document.is_unused() && due(document);
+            if evicted {
+                debug!(document.id = %id, "evicted document `{id}`");
+            } else {
+                resident += document.resident_bytes();
+            }
+            !evicted
+        });
+        resident
+    }
+
+    /// How many documents are open.
+    pub fn open_count(&self) -> usize {
+        self.open_documents().len()
+    }
+
+    /// Tells every open stream that the server is stopping.
+    pub fn end_streams(&self) {
+        for document in self.open_documents().values() {
+            document.end_streams();
+        }
+    }
+
+    /// Lets go of every document and waits until their tasks are done.
+    pub async fn close(&self) {
+        self.open_documents().clear();
+        self.0.tasks.close();
+        self.0.tasks.wait().await;
+    }
+}

@@ -1,0 +1,323 @@
+//! Puts the parts together, accepts connections, and takes everything down again.
+//!
+//! The only module that knows every part.
+
+mod connection;
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use hyper::service::{Service, service_fn};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use hyper_util::service::TowerToHyperService;
+use tokio::net::{TcpListener, TcpStream};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::{debug, info, warn};
+
+use crate::document::handle;
+use crate::http::events::{self, Streams};
+use crate::http::{self, Limits};
+use crate::registry::{self, Registry};
+use crate::settings::{Settings, StoreUrl};
+use crate::store::Store;
+use crate::store::memory::MemoryStore;
+use crate::store::sqlite::SqliteStore;
+
+use self::connection::{Connection, FirstRequest};
+
+/// How many messages a reader may be behind before it is caught up from the log.
+const BROADCAST_MESSAGES: usize = 128;
+/// How many awareness states one document may have.
+const AWARENESS_STATES_MAX: usize = 1000;
+/// What one connection may buffer in each direction; an address may have 32 KiB.
+const CONNECTION_BUFFER_BYTES: usize = 64 << 10;
+const HTTP2_STREAMS_MAX: u32 = 128;
+/// What one HTTP/2 stream may have in flight towards the server before it is read.
+const HTTP2_WINDOW_BYTES: u32 = 256 << 10;
+/// After a failed accept (too many open files, say) the next try waits this long.
+const ACCEPT_RETRY: Duration = Duration::from_millis(100);
+/// What is left of a drain for the documents and the store once connections are gone.
+const CLOSE_TIME: Duration = Duration::from_secs(5);
+
+/// Why the server could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error("cannot open the store: {0}")]
+    Store(String),
+    #[error("cannot listen on {address}: {source}")]
+    Listen { address: String, source: io::Error },
+}
+
+/// Binds the address of the settings. Port 0 gets a free one.
+///
+/// # Errors
+/// `Listen`: the port is taken, or the address is not this machine's.
+pub async fn bind(settings: &Settings) -> Result<TcpListener, StartError> {
+    let address = format!("{}:{}", bracketed(&settings.server.host), settings.server.port);
+    TcpListener::bind(&address).await.map_err(|source| StartError::Listen { address, source })
+}
+
+/// An IPv6 address stands in brackets before a port.
+fn bracketed(host: &str) -> String {
+    if host.contains(':') { format!("[{host}]") } else { host.to_owned() }
+}
+
+/// Serves until `shutdown` is cancelled, then drains.
+///
+/// No new connections, running requests finish, streams are told `shutting_down` and end; what is
+/// not done after `server.drain_seconds` is cut off. Returns when the store is closed.
+///
+/// # Errors
+/// `Store`: nothing was served.
+pub async fn run(
+    settings: Settings,
+    listener: TcpListener,
+    shutdown: CancellationToken,
+) -> Result<(), StartError> {
+    let store = open_store(&settings).await?;
+    if let Ok(address) = listener.local_addr() {
+        // The one line on standard output: scripts read the port from it.
+        println!("listening on http://{address}");
+    }
+    let parts = Parts::start(&settings, store.clone(), shutdown.clone());
+    let connections = accept(&settings, listener, &parts, &shutdown).await;
+    info!("stopping: streams end, running requests have {} s", settings.server.drain_seconds);
+    parts.registry.end_streams();
+    connections.close();
+    let drain = Duration::from_secs(settings.server.drain_seconds);
+    if tokio::time::timeout(drain, connections.wait()).await.is_err() {
+        warn!("{} connections were cut off", connections.len());
+    }
+    parts.cut.cancel();
+    if tokio::time::timeout(CLOSE_TIME, parts.registry.close()).await.is_err() {
+        warn!("some documents did not close in time; what was acknowledged is in the log");
+    }
+    store.close().await;
+    info!("stopped");
+    Ok(())
+}
+
+async fn open_store(settings: &Settings) -> Result<Arc<dyn Store>, StartError> {
+    match &settings.store.url {
+        StoreUrl::Memory => Ok(Arc::new(MemoryStore::new())),
+        StoreUrl::Sqlite(directory) => {
+            let directory = directory.clone();
+            let opened = tokio::task::spawn_blocking(move || SqliteStore::open(&directory)).await;
+            match opened {
+                Ok(Ok(store)) => Ok(Arc::new(store)),
+                Ok(Err(error)) => Err(StartError::Store(error.to_string())),
+                Err(panicked) => Err(StartError::Store(panicked.to_string())),
+            }
+        }
+    }
+}
+
+/// What connections share.
+struct Parts {
+    registry: Registry,
+    routes: warp::filters::BoxedFilter<(warp::reply::Response,)>,
+    /// Cancelled when the drain is over.
+    cut: CancellationToken,
+}
+
+impl Parts {
+    fn start(settings: &Settings, store: Arc<dyn Store>, stopping: CancellationToken) -> Self {
+        let limits = &settings.limits;
+        let registry_settings = registry::Settings {
+            evict_after: Duration::from_secs(settings.documents.idle_seconds),
+            resident_bytes_max: settings.documents.memory_mib << 20,
+            document: handle::Settings {
+                document_bytes_max: limits.max_document_bytes,
+                broadcast_messages: BROADCAST_MESSAGES,
+                awareness_states_max: AWARENESS_STATES_MAX,
+                keep_updates: settings.history.keep_updates,
+                keep_days: settings.history.keep_days,
+            },
+        };
+        let registry = Registry::start(registry_settings, store, stopping.clone());
+        let stream_settings = events::Settings {
+            heartbeat: Duration::from_secs(settings.server.heartbeat_seconds),
+            stalled_after: Duration::from_secs(limits.stalled_seconds),
+            streams_max: limits.max_streams,
+        };
+        let streams = Streams::start(stream_settings, registry.clone(), stopping.clone());
+        let request_limits = Limits {
+            update_bytes_max: limits.max_update_bytes,
+            awareness_bytes_max: limits.max_awareness_bytes,
+            body_time_max: Duration::from_secs(limits.body_seconds),
+        };
+        let routes = http::routes(registry.clone(), streams, request_limits, stopping);
+        Self { registry, routes, cut: CancellationToken::new() }
+    }
+}
+
+/// Accepts until `stopping`. Returns the connections that are still open.
+async fn accept(
+    settings: &Settings,
+    listener: TcpListener,
+    parts: &Parts,
+    stopping: &CancellationToken,
+) -> TaskTracker {
+    let connections = TaskTracker::new();
+    let open = Arc::new(AtomicUsize::new(0));
+    let server = Arc::new(http_server(settings));
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            () = stopping.cancelled() => break,
+            accepted = listener.accept() => accepted,
+        };
+        let (stream, peer) = match accepted {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                warn!(%error, "could not accept a connection");
+                tokio::time::sleep(ACCEPT_RETRY).await;
+                continue;
+            }
+        };
+        let place = Place::take(&open);
+        if place.0.load(Ordering::Relaxed) > settings.limits.max_connections {
+            connections.spawn(refuse(stream, place));
+            continue;
+        }
+        if let Err(error) = set_options(&stream, settings) {
+            debug!(%error, "could not set the options of a connection");
+        }
+        let serving = Serving {
+            server: server.clone(),
+            routes: parts.routes.clone(),
+            first_request_within: Duration::from_secs(settings.limits.header_seconds),
+            stopping: stopping.clone(),
+            cut: parts.cut.clone(),
+        };
+        connections.spawn(async move {
+            serving.serve(stream, peer).await;
+            drop(place);
+        });
+    }
+    connections
+}
+
+fn http_server(settings: &Settings) -> auto::Builder<TokioExecutor> {
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(Duration::from_secs(settings.limits.header_seconds))
+        .max_buf_size(CONNECTION_BUFFER_BYTES)
+        .pipeline_flush(true);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(HTTP2_STREAMS_MAX)
+        .initial_stream_window_size(HTTP2_WINDOW_BYTES)
+        .max_send_buf_size(CONNECTION_BUFFER_BYTES)
+        .keep_alive_interval(Duration::from_secs(settings.server.heartbeat_seconds.max(1) * 2))
+        .keep_alive_timeout(Duration::from_secs(settings.limits.stalled_seconds));
+    builder
+}
+
+/// One of the connections that the server may have.
+struct Place(Arc<AtomicUsize>);
+
+impl Place {
+    fn take(open: &Arc<AtomicUsize>) -> Self {
+        open.fetch_add(1, Ordering::Relaxed);
+        Self(open.clone())
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+fn set_options(stream: &TcpStream, settings: &Settings) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    // A peer that has vanished, or takes nothing, is given up by the kernel; twice the time leaves
+    // a stream that recovers its chance to say why it ended.
+    let socket = socket2::SockRef::from(stream);
+    #[cfg(target_os = "linux")]
+    socket.set_tcp_user_timeout(Some(Duration::from_secs(settings.limits.stalled_seconds * 2)))?;
+    socket.set_keepalive(true)
+}
+
+/// Tells a client over the limit so, and hangs up.
+async fn refuse(stream: TcpStream, place: Place) {
+    use tokio::io::AsyncWriteExt;
+    const BODY: &str = r#"{"type":"about:blank","title":"Service Unavailable","status":503,"detail":"the server has all the connections that it may have; try again","code":"unavailable"}"#;
+    let answer = format!(
+        "HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/problem+json\r\nretry-after: 1\r\n\
+         connection: close\r\ncontent-length: {}\r\n\r\n{BODY}",
+        BODY.len()
+    );
+    let mut stream = stream;
+    let say = async {
+        stream.write_all(answer.as_bytes()).await?;
+        stream.shutdown().await
+    };
+    // Whether it hears is its affair: the place is what matters.
+    let _ = tokio::time::timeout(Duration::from_secs(1), say).await;
+    drop(place);
+}
+
+struct Serving {
+    server: Arc<auto::Builder<TokioExecutor>>,
+    routes: warp::filters::BoxedFilter<(warp::reply::Response,)>,
+    first_request_within: Duration,
+    stopping: CancellationToken,
+    cut: CancellationToken,
+}
+
+impl Serving {
+    async fn serve(self, stream: TcpStream, peer: SocketAddr) {
+        let (io, remains) = Connection::new(stream);
+        if self.serve_until_done(io, peer).await {
+            remains.close().await;
+        }
+    }
+
+    /// Whether the connection came to its own end, so that it may be closed in good order.
+    async fn serve_until_done(&self, io: Connection, peer: SocketAddr) -> bool {
+        let first_request = FirstRequest::default();
+        let seen = first_request.clone();
+        let routes = TowerToHyperService::new(warp::service(self.routes.clone()));
+        let service = service_fn(move |request| {
+            seen.mark_seen();
+            routes.call(request)
+        });
+        let connection = self.server.serve_connection(TokioIo::new(io), service);
+        let mut connection = std::pin::pin!(connection);
+        let mut late = std::pin::pin!(tokio::time::sleep(self.first_request_within));
+        let mut asked_to_stop = false;
+        let mut waiting_for_first = true;
+        loop {
+            tokio::select! {
+                result = connection.as_mut() => {
+                    if let Err(error) = result {
+                        debug!(%peer, error = %error, "a connection ended in an error");
+                    }
+                    return !self.stopping.is_cancelled();
+                }
+                () = self.cut.cancelled() => return false,
+                () = self.stopping.cancelled(), if !asked_to_stop => {
+                    asked_to_stop = true;
+                    connection.as_mut().graceful_shutdown();
+                }
+                // Neither protocol gives up a peer that says nothing, or half of HTTP/2's first words.
+                () = late.as_mut(), if waiting_for_first => {
+                    waiting_for_first = false;
+                    if !first_request.was_seen() {
+                        return false;
+                    }
+                }
+            }
+        }
+    }
+}

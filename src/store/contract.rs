@@ -1,0 +1,460 @@
+//! What every store must do: one suite, run on each.
+
+use bytes::Bytes;
+use futures_util::future::join_all;
+
+use super::memory::MemoryStore;
+use super::sqlite::SqliteStore;
+use super::{PageLimit, Retention, Snapshot, Store, StoreError};
+use crate::event::{Event, Origin, Timestamp};
+use crate::ids::{DocumentId, Epoch, Sequence};
+
+macro_rules! on_every_store {
+    ($($behaviour:ident,)*) => {
+        mod memory {
+            use super::*;
+            $(#[tokio::test]
+            async fn $behaviour() {
+                super::$behaviour(&MemoryStore::new()).await;
+            })*
+        }
+
+        mod sqlite {
+            use super::*;
+            $(#[tokio::test]
+            async fn $behaviour() {
+                let directory = tempfile::tempdir().expect("there is room for a directory");
+                let store = SqliteStore::open(directory.path()).expect("an empty directory becomes a store");
+                super::$behaviour(&store).await;
+                store.close().await;
+            })*
+        }
+    };
+}
+
+on_every_store! {
+    a_document_never_written_is_none,
+    what_was_appended_is_loaded,
+    every_field_of_an_event_is_kept,
+    appends_follow_one_another,
+    an_append_of_many_events_is_one,
+    an_append_after_a_wrong_head_has_moved_and_leaves_no_trace,
+    an_append_under_another_epoch_has_moved,
+    an_append_to_no_document_must_begin_at_one,
+    an_append_with_a_gap_in_it_is_refused,
+    a_log_is_read_in_pages,
+    a_page_holds_one_event_at_the_least,
+    a_log_read_from_its_head_is_empty,
+    a_snapshot_shortens_the_tail,
+    an_old_snapshot_changes_nothing,
+    a_snapshot_after_the_head_or_of_another_epoch_has_moved,
+    the_first_snapshot_trims_nothing,
+    the_log_is_trimmed_up_to_the_snapshot_before_the_newest,
+    retention_by_count_keeps_the_last_updates,
+    retention_by_age_keeps_what_is_young,
+    a_trimmed_part_of_the_log_is_compacted_away,
+    every_kept_sequence_can_be_rebuilt,
+    storage_stays_bounded_while_a_document_is_compacted_again_and_again,
+    a_deleted_document_is_gone_and_can_begin_anew,
+    deleting_nothing_says_so,
+    a_summary_counts_bytes_and_knows_times,
+    documents_are_listed_in_order_by_prefix_and_page_by_page,
+    many_documents_are_appended_to_at_once,
+    of_two_appends_after_one_head_one_has_moved,
+    a_closed_store_is_unavailable,
+}
+
+fn document(name: &str) -> DocumentId {
+    name.parse().expect("the tests use valid names")
+}
+
+fn epoch() -> Epoch {
+    Epoch::from_entropy(7)
+}
+
+fn sequence(number: u64) -> Sequence {
+    Sequence::new(number)
+}
+
+/// An event whose content tells its sequence, made at `number` seconds.
+fn event(number: u64) -> Event {
+    Event {
+        sequence: sequence(number),
+        origin: Origin::Anonymous,
+        user: None,
+        time: Timestamp::from_milliseconds(number.cast_signed() * 1000),
+        update: Bytes::from(format!("update {number}")),
+    }
+}
+
+fn events(numbers: std::ops::RangeInclusive<u64>) -> Vec<Event> {
+    numbers.map(event).collect()
+}
+
+fn snapshot(number: u64) -> Snapshot {
+    Snapshot { sequence: sequence(number), update: Bytes::from(format!("snapshot {number}")) }
+}
+
+const PAGE: PageLimit = PageLimit { events_max: 1000, bytes_max: 1 << 20 };
+
+fn keep_updates(keep_updates: u64) -> Retention {
+    Retention { keep_updates, keep_since: Timestamp::from_milliseconds(0) }
+}
+
+fn keep_all() -> Retention {
+    keep_updates(u64::MAX)
+}
+
+async fn written(store: &dyn Store, name: &str, head: u64) -> DocumentId {
+    let document = document(name);
+    store.append(&document, epoch(), events(1..=head)).await.expect("the document is new");
+    document
+}
+
+async fn a_document_never_written_is_none(store: &dyn Store) {
+    let document = document("nothing");
+    assert_eq!(store.load(&document).await.unwrap(), None);
+    assert_eq!(store.summary(&document).await.unwrap(), None);
+    assert_eq!(store.log(&document, Sequence::ZERO, PAGE).await.unwrap(), None);
+    assert_eq!(store.snapshot_at(&document, sequence(1)).await.unwrap(), None);
+}
+
+async fn what_was_appended_is_loaded(store: &dyn Store) {
+    let document = written(store, "a", 3).await;
+    let stored = store.load(&document).await.unwrap().expect("it was written");
+    assert_eq!(stored.summary.epoch, epoch());
+    assert_eq!(stored.summary.head, sequence(3));
+    assert_eq!(stored.summary.oldest, sequence(1));
+    assert_eq!(stored.snapshot, None);
+    assert_eq!(stored.tail, events(1..=3));
+}
+
+async fn every_field_of_an_event_is_kept(store: &dyn Store) {
+    let document = document("Room-7.a_b~c:d@e");
+    let full = Event {
+        origin: Origin::Client("tab-1".parse().unwrap()),
+        user: Some("Zoë 🌍\n".into()),
+        time: Timestamp::from_milliseconds(1_700_000_000_123),
+        update: Bytes::from_static(&[0, 1, 255, 0]),
+        ..event(1)
+    };
+    let bare = Event { user: Some(String::new()), update: Bytes::new(), ..event(2) };
+    store.append(&document, epoch(), vec![full.clone(), bare.clone()]).await.unwrap();
+    assert_eq!(store.load(&document).await.unwrap().unwrap().tail, [full, bare]);
+}
+
+async fn appends_follow_one_another(store: &dyn Store) {
+    let document = written(store, "a", 1).await;
+    for number in 2..=20 {
+        store.append(&document, epoch(), vec![event(number)]).await.unwrap();
+    }
+    assert_eq!(store.load(&document).await.unwrap().unwrap().tail, events(1..=20));
+}
+
+async fn an_append_of_many_events_is_one(store: &dyn Store) {
+    let document = written(store, "a", 500).await;
+    store.append(&document, epoch(), events(501..=1200)).await.unwrap();
+    assert_eq!(store.load(&document).await.unwrap().unwrap().tail, events(1..=1200));
+}
+
+async fn an_append_after_a_wrong_head_has_moved_and_leaves_no_trace(store: &dyn Store) {
+    let document = written(store, "a", 3).await;
+    let before = store.load(&document).await.unwrap();
+    for numbers in [3..=5, 1..=1, 5..=5] {
+        let refused = store.append(&document, epoch(), events(numbers)).await;
+        assert!(matches!(refused, Err(StoreError::Moved { .. })), "{refused:?}");
+    }
+    assert_eq!(store.load(&document).await.unwrap(), before);
+}
+
+async fn an_append_under_another_epoch_has_moved(store: &dyn Store) {
+    let document = written(store, "a", 3).await;
+    let refused = store.append(&document, Epoch::from_entropy(8), events(4..=4)).await;
+    assert!(matches!(refused, Err(StoreError::Moved { .. })), "{refused:?}");
+    assert_eq!(store.summary(&document).await.unwrap().unwrap().head, sequence(3));
+}
+
+async fn an_append_to_no_document_must_begin_at_one(store: &dyn Store) {
+    let refused = store.append(&document("a"), epoch(), events(2..=2)).await;
+    assert!(matches!(refused, Err(StoreError::Moved { .. })), "{refused:?}");
+    assert_eq!(store.load(&document("a")).await.unwrap(), None);
+}
+
+async fn an_append_with_a_gap_in_it_is_refused(store: &dyn Store) {
+    for wrong in [vec![], vec![event(1), event(3)], vec![event(1), event(1)]] {
+        assert!(store.append(&document("a"), epoch(), wrong).await.is_err());
+    }
+    assert_eq!(store.load(&document("a")).await.unwrap(), None);
+}
+
+async fn a_log_is_read_in_pages(store: &dyn Store) {
+    let document = written(store, "a", 10).await;
+    let page = PageLimit { events_max: 4, ..PAGE };
+    let mut after = Sequence::ZERO;
+    let mut read = Vec::new();
+    loop {
+        let page = store.log(&document, after, page).await.unwrap().expect("it was written");
+        assert_eq!((page.epoch, page.head), (epoch(), sequence(10)));
+        assert!(page.events.len() <= 4);
+        let Some(last) = page.events.last() else { break };
+        after = last.sequence;
+        read.extend(page.events);
+    }
+    assert_eq!(read, events(1..=10));
+    let two = PageLimit { bytes_max: "update 1update 2".len(), ..PAGE };
+    let page = store.log(&document, Sequence::ZERO, two).await.unwrap().unwrap();
+    assert_eq!(page.events, events(1..=2));
+}
+
+async fn a_page_holds_one_event_at_the_least(store: &dyn Store) {
+    let document = written(store, "a", 3).await;
+    for limit in [PageLimit { bytes_max: 0, ..PAGE }, PageLimit { events_max: 0, ..PAGE }] {
+        let page = store.log(&document, sequence(1), limit).await.unwrap().unwrap();
+        assert_eq!(page.events, events(2..=2));
+    }
+}
+
+async fn a_log_read_from_its_head_is_empty(store: &dyn Store) {
+    let document = written(store, "a", 3).await;
+    for after in [3, 4, u64::MAX] {
+        let page = store.log(&document, sequence(after), PAGE).await.unwrap().unwrap();
+        assert_eq!((page.events.len(), page.head), (0, sequence(3)));
+    }
+}
+
+async fn a_snapshot_shortens_the_tail(store: &dyn Store) {
+    let document = written(store, "a", 10).await;
+    let oldest = store.compact(&document, epoch(), snapshot(7), keep_all()).await.unwrap();
+    assert_eq!(oldest, sequence(1));
+    let stored = store.load(&document).await.unwrap().unwrap();
+    assert_eq!(stored.snapshot, Some(snapshot(7)));
+    assert_eq!(stored.tail, events(8..=10));
+    store.append(&document, epoch(), events(11..=12)).await.unwrap();
+    assert_eq!(store.load(&document).await.unwrap().unwrap().tail, events(8..=12));
+}
+
+async fn an_old_snapshot_changes_nothing(store: &dyn Store) {
+    let document = written(store, "a", 10).await;
+    store.compact(&document, epoch(), snapshot(7), keep_all()).await.unwrap();
+    let before = store.load(&document).await.unwrap();
+    let other = Bytes::from_static(b"other");
+    for number in [0, 3, 7] {
+        let old = Snapshot { sequence: sequence(number), update: other.clone() };
+        let oldest = store.compact(&document, epoch(), old, keep_updates(0)).await.unwrap();
+        assert_eq!(oldest, sequence(1));
+    }
+    assert_eq!(store.load(&document).await.unwrap(), before);
+}
+
+async fn a_snapshot_after_the_head_or_of_another_epoch_has_moved(store: &dyn Store) {
+    let document = written(store, "a", 10).await;
+    let after_head = store.compact(&document, epoch(), snapshot(11), keep_all()).await;
+    assert!(matches!(after_head, Err(StoreError::Moved { .. })), "{after_head:?}");
+    let other_epoch = store.compact(&document, Epoch::from_entropy(8), snapshot(5), keep_all()).await;
+    assert!(matches!(other_epoch, Err(StoreError::Moved { .. })), "{other_epoch:?}");
+    let nothing = store.compact(&self::document("nothing"), epoch(), snapshot(1), keep_all()).await;
+    assert!(matches!(nothing, Err(StoreError::Moved { .. })), "{nothing:?}");
+    assert_eq!(store.load(&document).await.unwrap().unwrap().snapshot, None);
+}
+
+async fn the_first_snapshot_trims_nothing(store: &dyn Store) {
+    let document = written(store, "a", 10).await;
+    let oldest = store.compact(&document, epoch(), snapshot(10), keep_updates(0)).await.unwrap();
+    assert_eq!(oldest, sequence(1));
+    assert_eq!(store.log(&document, Sequence::ZERO, PAGE).await.unwrap().unwrap().events, events(1..=10));
+}
+
+async fn the_log_is_trimmed_up_to_the_snapshot_before_the_newest(store: &dyn Store) {
+    let document = written(store, "a", 30).await;
+    for number in [10, 20, 30] {
+        store.compact(&document, epoch(), snapshot(number), keep_updates(0)).await.unwrap();
+    }
+    let stored = store.load(&document).await.unwrap().unwrap();
+    assert_eq!(stored.snapshot, Some(snapshot(30)));
+    assert_eq!(stored.summary.oldest, sequence(21));
+    assert_eq!(stored.tail, []);
+    assert_eq!(store.snapshot_at(&document, sequence(29)).await.unwrap(), Some(snapshot(20)));
+}
+
+async fn retention_by_count_keeps_the_last_updates(store: &dyn Store) {
+    let document = written(store, "a", 30).await;
+    let mut oldest = Vec::new();
+    for number in [10, 20, 30] {
+        oldest.push(store.compact(&document, epoch(), snapshot(number), keep_updates(12)).await.unwrap());
+    }
+    // The last twelve begin at 19, so the snapshot at 10 is the last before which all may go.
+    assert_eq!(oldest, [sequence(1), sequence(11), sequence(11)]);
+    let rest = store.log(&document, sequence(10), PAGE).await.unwrap().unwrap();
+    assert_eq!(rest.events, events(11..=30));
+}
+
+async fn retention_by_age_keeps_what_is_young(store: &dyn Store) {
+    let document = written(store, "a", 30).await;
+    let since =
+        |seconds: i64| Retention { keep_since: Timestamp::from_milliseconds(seconds * 1000), ..keep_all() };
+    store.compact(&document, epoch(), snapshot(10), keep_all()).await.unwrap();
+    store.compact(&document, epoch(), snapshot(20), since(10)).await.unwrap();
+    assert_eq!(store.summary(&document).await.unwrap().unwrap().oldest, sequence(1));
+    let oldest = store.compact(&document, epoch(), snapshot(25), since(11)).await.unwrap();
+    assert_eq!(oldest, sequence(11));
+    // What is too old goes even where the count would keep it, and the other way round.
+    let both = Retention { keep_updates: 1, keep_since: Timestamp::from_milliseconds(0) };
+    let oldest = store.compact(&document, epoch(), snapshot(30), both).await.unwrap();
+    assert_eq!(oldest, sequence(26));
+}
+
+async fn a_trimmed_part_of_the_log_is_compacted_away(store: &dyn Store) {
+    let document = written(store, "a", 30).await;
+    for number in [10, 20] {
+        store.compact(&document, epoch(), snapshot(number), keep_updates(0)).await.unwrap();
+    }
+    for after in [0, 9] {
+        let gone = store.log(&document, sequence(after), PAGE).await;
+        assert!(matches!(gone, Err(StoreError::Compacted { oldest }) if oldest == sequence(11)), "{gone:?}");
+        let gone = store.snapshot_at(&document, sequence(after)).await;
+        assert!(matches!(gone, Err(StoreError::Compacted { oldest }) if oldest == sequence(11)), "{gone:?}");
+    }
+    assert_eq!(store.log(&document, sequence(10), PAGE).await.unwrap().unwrap().events, events(11..=30));
+    assert_eq!(store.snapshot_at(&document, sequence(10)).await.unwrap(), Some(snapshot(10)));
+}
+
+async fn every_kept_sequence_can_be_rebuilt(store: &dyn Store) {
+    let document = written(store, "a", 200).await;
+    for number in (10..=200).step_by(10) {
+        store.compact(&document, epoch(), snapshot(number), keep_updates(77)).await.unwrap();
+        let oldest = store.summary(&document).await.unwrap().unwrap().oldest;
+        for at in oldest.get().saturating_sub(1)..=200 {
+            let start = store.snapshot_at(&document, sequence(at)).await.unwrap();
+            let after = start.map_or(Sequence::ZERO, |snapshot| snapshot.sequence);
+            assert!(after <= sequence(at));
+            let page = store.log(&document, after, PAGE).await.unwrap().unwrap();
+            assert_eq!(
+                page.events.first().map(|event| event.sequence),
+                (after < sequence(200)).then(|| after.next())
+            );
+        }
+    }
+}
+
+async fn storage_stays_bounded_while_a_document_is_compacted_again_and_again(store: &dyn Store) {
+    let document = written(store, "a", 1).await;
+    let mut log_max = 0;
+    for round in 1..=60_u64 {
+        store.append(&document, epoch(), events(round * 10 - 8..=round * 10 + 1)).await.unwrap();
+        let oldest = store.compact(&document, epoch(), snapshot(round * 10), keep_updates(40)).await.unwrap();
+        log_max = log_max.max(sequence(round * 10 + 1).since(oldest) + 1);
+    }
+    // The forty that are wanted, and what lies between them and the snapshot before.
+    assert!(log_max <= 90, "{log_max} updates were kept");
+}
+
+async fn a_deleted_document_is_gone_and_can_begin_anew(store: &dyn Store) {
+    let document = written(store, "a", 10).await;
+    store.compact(&document, epoch(), snapshot(5), keep_all()).await.unwrap();
+    assert!(store.delete(&document).await.unwrap());
+    a_document_never_written_is_none_named(store, &document).await;
+
+    let other_life = Epoch::from_entropy(9);
+    let late = store.append(&document, epoch(), events(11..=11)).await;
+    assert!(matches!(late, Err(StoreError::Moved { .. })), "{late:?}");
+    store.append(&document, other_life, events(1..=2)).await.unwrap();
+    let stored = store.load(&document).await.unwrap().unwrap();
+    assert_eq!((stored.summary.epoch, stored.snapshot), (other_life, None));
+    assert_eq!(stored.tail, events(1..=2));
+}
+
+async fn a_document_never_written_is_none_named(store: &dyn Store, document: &DocumentId) {
+    assert_eq!(store.load(document).await.unwrap(), None);
+    assert_eq!(store.summary(document).await.unwrap(), None);
+    assert_eq!(store.list("", None, 10).await.unwrap(), []);
+}
+
+async fn deleting_nothing_says_so(store: &dyn Store) {
+    assert!(!store.delete(&document("nothing")).await.unwrap());
+    let document = written(store, "a", 1).await;
+    assert!(store.delete(&document).await.unwrap());
+    assert!(!store.delete(&document).await.unwrap());
+}
+
+async fn a_summary_counts_bytes_and_knows_times(store: &dyn Store) {
+    let document = written(store, "a", 3).await;
+    let log_bytes = 3 * "update 1".len() as u64;
+    let summary = store.summary(&document).await.unwrap().unwrap();
+    assert_eq!(summary.document, document);
+    assert_eq!(summary.bytes, log_bytes);
+    assert_eq!(summary.created_at, event(1).time);
+    assert_eq!(summary.updated_at, event(3).time);
+    for number in [1, 2] {
+        store.compact(&document, epoch(), snapshot(number), keep_updates(0)).await.unwrap();
+    }
+    // The snapshots at 1 and 2, and the updates 2 and 3.
+    let bytes = 2 * "snapshot 1".len() as u64 + 2 * "update 1".len() as u64;
+    assert_eq!(store.summary(&document).await.unwrap().unwrap().bytes, bytes);
+    assert_eq!(store.load(&document).await.unwrap().unwrap().summary.bytes, bytes);
+}
+
+async fn documents_are_listed_in_order_by_prefix_and_page_by_page(store: &dyn Store) {
+    for name in ["b-2", "a", "b-10", "B-1", "b", "c", "b~"] {
+        written(store, name, 1).await;
+    }
+    let names = async |prefix: &str, after: Option<&str>, limit| {
+        let listed = store.list(prefix, after, limit).await.unwrap();
+        listed.into_iter().map(|summary| summary.document.as_str().to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(names("", None, 100).await, ["B-1", "a", "b", "b-10", "b-2", "b~", "c"]);
+    assert_eq!(names("b", None, 100).await, ["b", "b-10", "b-2", "b~"]);
+    assert_eq!(names("b", None, 2).await, ["b", "b-10"]);
+    assert_eq!(names("b", Some("b-10"), 2).await, ["b-2", "b~"]);
+    assert_eq!(names("b", Some("b~"), 2).await, [""; 0]);
+    assert_eq!(names("b", Some("a"), 1).await, ["b"]);
+    assert_eq!(names("b", Some("c"), 1).await, [""; 0]);
+    assert_eq!(names("", Some("b-1"), 1).await, ["b-10"]);
+    assert_eq!(names("x", None, 1).await, [""; 0]);
+    assert_eq!(names("", None, 0).await, [""; 0]);
+    assert_eq!(names("%", None, 10).await, [""; 0]);
+    let one = &store.list("a", None, 1).await.unwrap()[0];
+    assert_eq!(Some(one), store.summary(&document("a")).await.unwrap().as_ref());
+}
+
+async fn many_documents_are_appended_to_at_once(store: &dyn Store) {
+    let write = async |name: String| {
+        let document = document(&name);
+        for number in 1..=20 {
+            store.append(&document, epoch(), vec![event(number)]).await.unwrap();
+        }
+    };
+    join_all((0..100).map(|index| write(format!("d{index}")))).await;
+    for index in 0..100 {
+        let stored = store.load(&document(&format!("d{index}"))).await.unwrap().unwrap();
+        assert_eq!(stored.tail, events(1..=20));
+    }
+    assert_eq!(store.list("d", None, 1000).await.unwrap().len(), 100);
+}
+
+async fn of_two_appends_after_one_head_one_has_moved(store: &dyn Store) {
+    let document = written(store, "a", 1).await;
+    let other = written(store, "b", 1).await;
+    let racers = (0..10).map(|_| store.append(&document, epoch(), events(2..=3)));
+    let (results, beside) = tokio::join!(join_all(racers), store.append(&other, epoch(), events(2..=2)));
+    assert_eq!(results.iter().filter(|result| result.is_ok()).count(), 1);
+    assert!(results.iter().all(|result| matches!(result, Ok(()) | Err(StoreError::Moved { .. }))));
+    beside.expect("another document's failure is not its own");
+    assert_eq!(store.load(&document).await.unwrap().unwrap().tail, events(1..=3));
+}
+
+async fn a_closed_store_is_unavailable(store: &dyn Store) {
+    let document = written(store, "a", 1).await;
+    store.check_writable().await.unwrap();
+    store.close().await;
+    store.close().await;
+    let unavailable = |error| assert!(matches!(error, StoreError::Unavailable { .. }), "{error:?}");
+    unavailable(store.load(&document).await.unwrap_err());
+    unavailable(store.append(&document, epoch(), events(2..=2)).await.unwrap_err());
+    unavailable(store.log(&document, Sequence::ZERO, PAGE).await.unwrap_err());
+    unavailable(store.snapshot_at(&document, sequence(1)).await.unwrap_err());
+    unavailable(store.compact(&document, epoch(), snapshot(1), keep_all()).await.unwrap_err());
+    unavailable(store.delete(&document).await.unwrap_err());
+    unavailable(store.summary(&document).await.unwrap_err());
+    unavailable(store.list("", None, 1).await.unwrap_err());
+    unavailable(store.check_writable().await.unwrap_err());
+}

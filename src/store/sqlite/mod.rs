@@ -1,0 +1,182 @@
+//! The embedded store: one SQLite database in a directory of its own.
+//!
+//! One thread writes and commits for all documents together (`writer`); some connections read (`readers`). Every row
+//! carries a checksum (`rows`). What a `kill -9` or a power failure leaves is a database whose committed
+//! transactions are all there: the write-ahead log is synced at each commit.
+//!
+//! Invariants, besides those of every store:
+//! - one store at a time has the directory (`directory`);
+//! - damage to one document leaves the others in service, and is never answered with "no such document".
+
+mod changes;
+#[cfg(test)]
+mod damage;
+mod directory;
+mod inspect;
+mod readers;
+mod rows;
+mod schema;
+mod writer;
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, PoisonError, RwLock};
+
+use async_trait::async_trait;
+use tracing::warn;
+
+use self::directory::Directory;
+use self::inspect::Quarantine;
+use self::readers::Readers;
+use self::writer::{Change, Writer};
+use super::{LogPage, PageLimit, Retention, Snapshot, Store, StoreError, Stored, Summary};
+use crate::event::Event;
+use crate::ids::{DocumentId, Epoch, Sequence};
+
+/// Why a directory cannot be opened as a store.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    #[error("the store in `{path}` is in use by {}", holder(*.pid))]
+    InUse { path: PathBuf, pid: Option<u32> },
+    #[error("the store `{path}` is of version {found}, and this program knows versions up to {known}")]
+    Newer { path: PathBuf, found: i32, known: i32 },
+    /// Something is there that is not what this program writes; or that is damaged beyond telling what is in it.
+    #[error("`{path}` cannot be used as a store: {reason}")]
+    NotAStore { path: PathBuf, reason: String },
+    #[error("the store's `{path}` cannot be opened: {source}")]
+    Io { path: PathBuf, source: io::Error },
+}
+
+fn holder(pid: Option<u32>) -> String {
+    match pid {
+        Some(pid) if pid == std::process::id() => format!("this process ({pid})"),
+        Some(pid) => format!("process {pid}"),
+        None => "another process".into(),
+    }
+}
+
+impl OpenError {
+    fn io(path: &Path, source: io::Error) -> Self {
+        Self::Io { path: path.to_owned(), source }
+    }
+
+    fn unreadable(path: &Path, error: &impl ToString) -> Self {
+        Self::NotAStore { path: path.to_owned(), reason: error.to_string() }
+    }
+}
+
+/// A store in a directory. Dropped without `close`, it finishes what waits in the background, and only then
+/// lets go of the directory.
+#[derive(Debug)]
+pub struct SqliteStore {
+    writer: writer::Handle,
+    readers: Arc<Readers>,
+    quarantine: Arc<RwLock<Quarantine>>,
+}
+
+impl SqliteStore {
+    /// Opens the store in `directory`, creating both if need be. Blocks: for milliseconds, and a second for every
+    /// few hundred thousand documents.
+    ///
+    /// # Errors
+    /// Nothing was changed if the store is in use, newer than this program or not a store.
+    pub fn open(directory: &Path) -> Result<Self, OpenError> {
+        let directory = Arc::new(Directory::lock(directory)?);
+        let path = directory.database();
+        directory.check_database()?;
+        let mut connection =
+            schema::open_writer(&path).map_err(|error| OpenError::unreadable(&path, &error))?;
+        schema::create_or_check(&mut connection, &path)?;
+        directory.remember_database()?;
+        if let Err(error) = schema::empty_wal(&connection) {
+            // On a full disk. What is there can be read, and what comes is refused until there is room.
+            warn!(%error, "the write-ahead log was not emptied when the store was opened: {error}");
+        }
+        let found = inspect::inspect(&connection).map_err(|error| OpenError::unreadable(&path, &error))?;
+        let quarantine = Arc::new(RwLock::new(found.quarantine));
+        let readers = Readers::open(path.clone(), Arc::clone(&quarantine))
+            .map_err(|error| OpenError::unreadable(&path, &error))?;
+        let writer = Writer::spawn(connection, directory, found.next_id, Arc::clone(&quarantine))
+            .map_err(|source| OpenError::io(&path, source))?;
+        Ok(Self { writer, readers, quarantine })
+    }
+
+    /// Refuses a document that was found to be damaged when the store was opened.
+    fn check_sound(&self, document: &DocumentId) -> Result<(), StoreError> {
+        match self.quarantine.read().unwrap_or_else(PoisonError::into_inner).get(document) {
+            None => Ok(()),
+            Some(detail) => Err(StoreError::Corrupt { document: document.clone(), detail: detail.clone() }),
+        }
+    }
+}
+
+#[async_trait]
+impl Store for SqliteStore {
+    async fn load(&self, document: &DocumentId) -> Result<Option<Stored>, StoreError> {
+        self.readers.load(document).await
+    }
+
+    async fn append(
+        &self,
+        document: &DocumentId,
+        epoch: Epoch,
+        events: Vec<Event>,
+    ) -> Result<(), StoreError> {
+        self.check_sound(document)?;
+        let document = document.clone();
+        self.writer.ask(|answer| Change::Append { document, epoch, events, answer }).await
+    }
+
+    async fn log(
+        &self,
+        document: &DocumentId,
+        after: Sequence,
+        limit: PageLimit,
+    ) -> Result<Option<LogPage>, StoreError> {
+        self.readers.log(document, after, limit).await
+    }
+
+    async fn snapshot_at(&self, document: &DocumentId, at: Sequence) -> Result<Option<Snapshot>, StoreError> {
+        self.readers.snapshot_at(document, at).await
+    }
+
+    async fn compact(
+        &self,
+        document: &DocumentId,
+        epoch: Epoch,
+        snapshot: Snapshot,
+        retention: Retention,
+    ) -> Result<Sequence, StoreError> {
+        self.check_sound(document)?;
+        let document = document.clone();
+        self.writer.ask(|answer| Change::Compact { document, epoch, snapshot, retention, answer }).await
+    }
+
+    async fn delete(&self, document: &DocumentId) -> Result<bool, StoreError> {
+        let document = document.clone();
+        self.writer.ask(|answer| Change::Delete { document, answer }).await
+    }
+
+    async fn summary(&self, document: &DocumentId) -> Result<Option<Summary>, StoreError> {
+        self.readers.summary(document).await
+    }
+
+    async fn list(
+        &self,
+        prefix: &str,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<Summary>, StoreError> {
+        self.readers.list(prefix, after, limit).await
+    }
+
+    async fn check_writable(&self) -> Result<(), StoreError> {
+        self.writer.ask(|answer| Change::Probe { answer }).await
+    }
+
+    async fn close(&self) {
+        // An error means that it is closed already.
+        let _ = self.writer.ask(|answer| Change::Close { answer }).await;
+        self.readers.close().await;
+    }
+}

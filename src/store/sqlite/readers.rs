@@ -1,0 +1,257 @@
+//! Connections that read, off the runtime's threads; and what they are asked.
+//!
+//! Each answer is read in one transaction, so it shows one moment; and it is short, so that it keeps no
+//! checkpoint waiting.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+
+use rusqlite::Connection;
+use tokio::sync::Semaphore;
+use tracing::warn;
+
+use super::inspect::Quarantine;
+use super::rows::{self, Entry, RowError, unavailable};
+use super::schema;
+use crate::ids::{DocumentId, Sequence};
+use crate::store::{LogPage, PageLimit, Snapshot, StoreError, Stored, Summary, closed};
+
+/// Reads at once; more wait. The disk or the page cache is the limit, not the processors.
+const READERS: u32 = 4;
+
+/// The connections that read.
+#[derive(Debug)]
+pub struct Readers {
+    path: PathBuf,
+    /// Kept open throughout, so that reading needs nothing new from a full disk.
+    idle: Mutex<Vec<Connection>>,
+    permits: Arc<Semaphore>,
+    quarantine: Arc<RwLock<Quarantine>>,
+}
+
+impl Readers {
+    pub fn open(path: PathBuf, quarantine: Arc<RwLock<Quarantine>>) -> rusqlite::Result<Arc<Self>> {
+        let idle = (0..READERS).map(|_| schema::open_reader(&path)).collect::<Result<_, _>>()?;
+        let permits = Arc::new(Semaphore::new(READERS as usize));
+        Ok(Arc::new(Self { path, idle: Mutex::new(idle), permits, quarantine }))
+    }
+
+    /// Runs `read` with a connection, in a read transaction, on a thread that may block.
+    async fn run<R: Send + 'static>(
+        self: &Arc<Self>,
+        read: impl FnOnce(&Connection) -> Result<R, StoreError> + Send + 'static,
+    ) -> Result<R, StoreError> {
+        let permit = Arc::clone(&self.permits).acquire_owned().await.map_err(|_| closed())?;
+        let readers = Arc::clone(self);
+        let reading = tokio::task::spawn_blocking(move || {
+            // Moved in here, so that a caller who no longer waits does not let one more in.
+            let _permit = permit;
+            let connection = readers.take()?;
+            let result = in_transaction(&connection, read);
+            readers.give_back(connection, matches!(result, Err(StoreError::Unavailable { .. })));
+            result
+        });
+        let lost = |error| StoreError::Unavailable { reason: format!("a read was lost: {error}") };
+        reading.await.unwrap_or_else(|error| Err(lost(error)))
+    }
+
+    fn take(&self) -> Result<Connection, StoreError> {
+        let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        // There are as many as permits, but for one that was lost in a panic.
+        idle.map_or_else(|| schema::open_reader(&self.path).map_err(|error| unavailable(&error)), Ok)
+    }
+
+    /// Keeps a connection for the next read; after a failure, a fresh one in its place if that can be had.
+    fn give_back(&self, mut connection: Connection, failed: bool) {
+        if failed {
+            match schema::open_reader(&self.path) {
+                Ok(fresh) => connection = fresh,
+                Err(error) => warn!(%error, "a connection that failed is kept: {error}"),
+            }
+        }
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(connection);
+    }
+
+    /// Waits for the reads that run, and closes.
+    pub async fn close(&self) {
+        // An error means that it is closed already.
+        let _all = self.permits.acquire_many(READERS).await;
+        self.permits.close();
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
+    /// A document's entry, unless it was found to be damaged when the store was opened.
+    fn entry(&self, connection: &Connection, document: &DocumentId) -> Result<Option<Entry>, RowError> {
+        match self.quarantine.read().unwrap_or_else(PoisonError::into_inner).get(document) {
+            Some(detail) => Err(RowError::Damaged(detail.clone())),
+            None => Entry::find(connection, document),
+        }
+    }
+
+    /// Runs `read` on one document's entry, if there is one.
+    async fn of_document<R: Send + 'static>(
+        self: &Arc<Self>,
+        document: &DocumentId,
+        read: impl FnOnce(&Connection, Entry) -> Result<R, ReadError> + Send + 'static,
+    ) -> Result<Option<R>, StoreError> {
+        let readers = Arc::clone(self);
+        let document = document.clone();
+        self.run(move |connection| {
+            let entry = readers.entry(connection, &document).map_err(|error| error.of(&document))?;
+            let result = entry.map(|entry| read(connection, entry)).transpose();
+            result.map_err(|error| match error {
+                ReadError::Row(error) => error.of(&document),
+                ReadError::Compacted { oldest } => StoreError::Compacted { oldest },
+            })
+        })
+        .await
+    }
+
+    pub async fn summary(self: &Arc<Self>, document: &DocumentId) -> Result<Option<Summary>, StoreError> {
+        self.of_document(document, |_, entry| Ok(entry.summary)).await
+    }
+
+    pub async fn load(self: &Arc<Self>, document: &DocumentId) -> Result<Option<Stored>, StoreError> {
+        self.of_document(document, |connection, entry| {
+            let snapshot = newest_snapshot(connection, &entry, entry.summary.head)?;
+            let after = snapshot.as_ref().map_or(Sequence::ZERO, |snapshot| snapshot.sequence);
+            let tail = rows::read_log(connection, &entry, after, |_| true)?;
+            Ok(Stored { summary: entry.summary, snapshot, tail })
+        })
+        .await
+    }
+
+    pub async fn log(
+        self: &Arc<Self>,
+        document: &DocumentId,
+        after: Sequence,
+        limit: PageLimit,
+    ) -> Result<Option<LogPage>, StoreError> {
+        self.of_document(document, move |connection, entry| {
+            let Summary { epoch, head, oldest, .. } = entry.summary;
+            if after >= head {
+                return Ok(LogPage { epoch, events: Vec::new(), head });
+            }
+            if after.next() < oldest {
+                return Err(ReadError::Compacted { oldest });
+            }
+            let mut room = limit.room();
+            let events = rows::read_log(connection, &entry, after, |bytes| room.take(bytes))?;
+            Ok(LogPage { epoch, events, head })
+        })
+        .await
+    }
+
+    pub async fn snapshot_at(
+        self: &Arc<Self>,
+        document: &DocumentId,
+        at: Sequence,
+    ) -> Result<Option<Snapshot>, StoreError> {
+        let snapshot = self.of_document(document, move |connection, entry| {
+            let oldest = entry.summary.oldest;
+            if at.next() < oldest {
+                return Err(ReadError::Compacted { oldest });
+            }
+            Ok(newest_snapshot(connection, &entry, at)?)
+        });
+        Ok(snapshot.await?.flatten())
+    }
+
+    pub async fn list(
+        self: &Arc<Self>,
+        prefix: &str,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<Summary>, StoreError> {
+        let prefix = prefix.to_owned();
+        let after = after.map(str::to_owned);
+        self.run(move |connection| {
+            list(connection, &prefix, after.as_deref(), limit).map_err(|error| match error {
+                RowError::Damaged(detail) => StoreError::Unavailable {
+                    reason: format!("the directory of documents is damaged: {detail}"),
+                },
+                RowError::Sqlite(error) => unavailable(&error),
+            })
+        })
+        .await
+    }
+}
+
+/// Why a document that exists cannot be read.
+enum ReadError {
+    Row(RowError),
+    Compacted { oldest: Sequence },
+}
+
+impl From<RowError> for ReadError {
+    fn from(error: RowError) -> Self {
+        Self::Row(error)
+    }
+}
+
+fn in_transaction<R>(
+    connection: &Connection,
+    read: impl FnOnce(&Connection) -> Result<R, StoreError>,
+) -> Result<R, StoreError> {
+    // `unchecked` means: nested ones would be noticed by SQLite only. There are none.
+    let transaction = connection.unchecked_transaction().map_err(|error| unavailable(&error))?;
+    let result = read(connection);
+    // Nothing was written, so there is nothing to fail.
+    drop(transaction);
+    result
+}
+
+/// The newest snapshot at or before `at` that reads back, and from which the log reaches on.
+/// `None`: there is none, and the log begins at 1.
+fn newest_snapshot(
+    connection: &Connection,
+    entry: &Entry,
+    at: Sequence,
+) -> Result<Option<Snapshot>, RowError> {
+    let document = &entry.summary.document;
+    let mut damage = None;
+    for sequence in rows::snapshot_sequences(connection, entry)?.into_iter().rev() {
+        if sequence > at || sequence.next() < entry.summary.oldest {
+            continue;
+        }
+        match rows::read_snapshot(connection, entry, sequence) {
+            Ok(snapshot) => return Ok(Some(snapshot)),
+            Err(RowError::Damaged(detail)) => {
+                warn!(document.id = %document, detail, "passed over a damaged snapshot of document `{document}`: {detail}");
+                damage = Some(detail);
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    if entry.summary.oldest == Sequence::ZERO.next() {
+        return Ok(None);
+    }
+    Err(RowError::Damaged(damage.unwrap_or_else(|| "the snapshot that its log builds on is missing".into())))
+}
+
+fn list(
+    connection: &Connection,
+    prefix: &str,
+    after: Option<&str>,
+    limit: usize,
+) -> Result<Vec<Summary>, RowError> {
+    let after = after.filter(|after| *after >= prefix);
+    let comparison = if after.is_some() { ">" } else { ">=" };
+    let sql = format!(
+        "SELECT {} FROM documents INDEXED BY documents_name WHERE name {comparison} ?1 ORDER BY name",
+        Entry::COLUMNS
+    );
+    let mut statement = connection.prepare_cached(&sql)?;
+    let mut rows = statement.query([after.unwrap_or(prefix)])?;
+    let mut summaries = Vec::new();
+    while summaries.len() < limit {
+        let Some(row) = rows.next()? else { break };
+        match Entry::read(row) {
+            Ok(entry) if entry.summary.document.as_str().starts_with(prefix) => summaries.push(entry.summary),
+            Ok(_) => break,
+            Err(RowError::Damaged(detail)) => warn!(detail, "left a document out of a list: {detail}"),
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(summaries)
+}

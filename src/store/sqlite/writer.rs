@@ -1,0 +1,399 @@
+//! The thread that writes: it commits whatever waits, of all documents, in one transaction, then answers.
+//!
+//! A commit costs one sync of the disk however much is in it, so the busier the server, the more share one.
+//!
+//! Invariants:
+//! - nothing is answered with success before its transaction is committed and synced;
+//! - changes are made in the order in which they came;
+//! - after an error of the disk the connection is thrown away, and what it believed of the disk with it.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::thread;
+use std::time::Duration;
+
+use rusqlite::{Connection, ErrorCode, Transaction, TransactionBehavior};
+use tokio::sync::{mpsc, oneshot};
+use tracing::{error, info, warn};
+
+use super::changes::{self, AppendError, Batch};
+use super::directory::Directory;
+use super::inspect::Quarantine;
+use super::rows::{RowError, unavailable};
+use super::schema;
+use crate::event::Event;
+use crate::ids::{DocumentId, Epoch, Sequence};
+use crate::store::{Retention, Snapshot, StoreError, closed};
+
+/// Changes that may wait; whoever brings one more waits for room.
+const INBOX_CHANGES_MAX: usize = 4096;
+/// Changes that share a transaction.
+const BATCH_CHANGES_MAX: usize = 1024;
+/// Bytes of updates that share a transaction. One change may be larger, and is then alone.
+const BATCH_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// Length of the write-ahead log at which it is copied into the database: 16 MiB in pages of 4 KiB.
+const CHECKPOINT_PAGES: u64 = 4096;
+/// From here on readers are waited for, so that the log can begin anew: 64 MiB.
+const RESTART_PAGES: u64 = 4 * CHECKPOINT_PAGES;
+/// If it cannot be copied, and has grown to this, nothing more is taken: 256 MiB.
+const WAL_PAGES_MAX: u64 = 16 * CHECKPOINT_PAGES;
+/// How long a checkpoint waits for readers; new ones do not hinder it.
+const RESTART_PATIENCE: Duration = Duration::from_millis(100);
+
+type Answer<T> = oneshot::Sender<Result<T, StoreError>>;
+
+/// What the writer is asked for.
+pub enum Change {
+    Append {
+        document: DocumentId,
+        epoch: Epoch,
+        events: Vec<Event>,
+        answer: Answer<()>,
+    },
+    Compact {
+        document: DocumentId,
+        epoch: Epoch,
+        snapshot: Snapshot,
+        retention: Retention,
+        answer: Answer<Sequence>,
+    },
+    Delete {
+        document: DocumentId,
+        answer: Answer<bool>,
+    },
+    /// Writes something small, to know whether writing works.
+    Probe {
+        answer: Answer<()>,
+    },
+    Close {
+        answer: Answer<()>,
+    },
+}
+
+/// Brings changes to the writer. When the last handle is gone the writer finishes what waits, and ends.
+#[derive(Debug, Clone)]
+pub struct Handle {
+    inbox: mpsc::Sender<Change>,
+}
+
+impl Handle {
+    /// Asks for a change and waits for its answer.
+    pub async fn ask<T>(&self, change: impl FnOnce(Answer<T>) -> Change) -> Result<T, StoreError> {
+        let (answer, answered) = oneshot::channel();
+        self.inbox.send(change(answer)).await.map_err(|_| closed())?;
+        // Without an answer the writer has died in the middle: whether it is written is not known.
+        answered.await.unwrap_or_else(|_| Err(closed()))
+    }
+}
+
+/// The writer's own state.
+pub struct Writer {
+    path: PathBuf,
+    /// `None`: thrown away after an error, to be opened again for the next change.
+    connection: Option<Connection>,
+    inbox: mpsc::Receiver<Change>,
+    next_id: i64,
+    quarantine: Arc<RwLock<Quarantine>>,
+    /// Pages in the write-ahead log, as of the last commit.
+    wal_pages: Arc<AtomicU64>,
+    closing: Vec<Answer<()>>,
+    /// Held for as long as anything may be written.
+    directory: Arc<Directory>,
+}
+
+/// Why a transaction did not happen.
+enum Failure {
+    /// This document is damaged: without it, the transaction may succeed.
+    Damaged(DocumentId, RowError),
+    /// Nothing of it is written, or that is not known.
+    Unavailable(rusqlite::Error),
+}
+
+impl From<rusqlite::Error> for Failure {
+    fn from(error: rusqlite::Error) -> Self {
+        Self::Unavailable(error)
+    }
+}
+
+impl Failure {
+    fn of(document: &DocumentId, error: RowError) -> Self {
+        match error {
+            RowError::Sqlite(error) => Self::Unavailable(error),
+            damaged => Self::Damaged(document.clone(), damaged),
+        }
+    }
+}
+
+impl Writer {
+    /// Starts the writer's thread.
+    ///
+    /// `connection`: from `schema::open_writer`.
+    pub fn spawn(
+        connection: Connection,
+        directory: Arc<Directory>,
+        next_id: i64,
+        quarantine: Arc<RwLock<Quarantine>>,
+    ) -> std::io::Result<Handle> {
+        let (sender, inbox) = mpsc::channel(INBOX_CHANGES_MAX);
+        let mut writer = Self {
+            path: directory.database(),
+            connection: None,
+            inbox,
+            next_id,
+            quarantine,
+            wal_pages: Arc::default(),
+            closing: Vec::new(),
+            directory,
+        };
+        writer.adopt(connection);
+        thread::Builder::new().name("store-writer".into()).spawn(move || writer.run())?;
+        Ok(Handle { inbox: sender })
+    }
+
+    fn run(mut self) {
+        let mut next = None;
+        while let Some(change) = next.take().or_else(|| self.inbox.blocking_recv()) {
+            match change {
+                Change::Close { answer } => {
+                    // What was sent before is still received, then the end.
+                    self.inbox.close();
+                    self.closing.push(answer);
+                }
+                Change::Compact { document, epoch, snapshot, retention, answer } => {
+                    let result = self.compact(&document, epoch, &snapshot, retention);
+                    let _ = answer.send(result);
+                }
+                Change::Delete { document, answer } => {
+                    let result = self.delete(&document);
+                    let _ = answer.send(result);
+                }
+                Change::Append { .. } | Change::Probe { .. } => {
+                    let batch;
+                    (batch, next) = self.gather(change);
+                    self.commit(batch);
+                }
+            }
+            self.checkpoint_if_due();
+        }
+        self.finish();
+    }
+
+    /// Takes what waits and can share a transaction with `first`; and the change after that, if it cannot.
+    fn gather(&mut self, first: Change) -> (Vec<Change>, Option<Change>) {
+        let mut bytes = update_bytes(&first);
+        let mut batch = vec![first];
+        while batch.len() < BATCH_CHANGES_MAX {
+            let Ok(change) = self.inbox.try_recv() else { break };
+            bytes = bytes.saturating_add(update_bytes(&change));
+            if !matches!(change, Change::Append { .. } | Change::Probe { .. }) || bytes > BATCH_BYTES_MAX {
+                return (batch, Some(change));
+            }
+            batch.push(change);
+        }
+        (batch, None)
+    }
+
+    /// Commits a batch and answers each of its changes.
+    fn commit(&mut self, batch: Vec<Change>) {
+        // Documents whose rows turned out to be damaged while writing: left out of the next attempt.
+        let mut left_out: HashMap<DocumentId, StoreError> = HashMap::new();
+        let results = loop {
+            match self.transact(|transaction, next_id| write_batch(transaction, next_id, &batch, &left_out)) {
+                Ok(results) => break Ok(results),
+                Err(Failure::Damaged(document, error)) => {
+                    let refused = error.of(&document);
+                    left_out.insert(document, refused);
+                }
+                Err(Failure::Unavailable(error)) => break Err(unavailable(&error)),
+            }
+        };
+        for (index, change) in batch.into_iter().enumerate() {
+            let result = match &results {
+                Ok(results) => results[index].clone(),
+                Err(error) => Err(error.clone()),
+            };
+            if let Change::Append { answer, .. } | Change::Probe { answer } = change {
+                // Whoever asked may be gone; the log is right without them.
+                let _ = answer.send(result);
+            }
+        }
+    }
+
+    fn compact(
+        &mut self,
+        document: &DocumentId,
+        epoch: Epoch,
+        snapshot: &Snapshot,
+        retention: Retention,
+    ) -> Result<Sequence, StoreError> {
+        self.transact(|transaction, _| {
+            changes::compact(transaction, document, epoch, snapshot, retention)
+                .map_err(|error| Failure::of(document, error))
+        })
+        .unwrap_or_else(|failure| Err(failure.into()))
+    }
+
+    fn delete(&mut self, document: &DocumentId) -> Result<bool, StoreError> {
+        let quarantined =
+            self.quarantine.read().unwrap_or_else(PoisonError::into_inner).contains_key(document);
+        let mut attempt = |keep_contents| {
+            self.transact(|transaction, _| {
+                let deleted = match changes::delete(transaction, document, keep_contents) {
+                    // Nothing leads to it, and it was seen when the store was opened.
+                    Ok(false) if quarantined => {
+                        changes::delete_damaged(transaction, document, keep_contents).map(|()| true)
+                    }
+                    deleted => deleted,
+                };
+                deleted.map_err(|error| Failure::of(document, error))
+            })
+        };
+        let deleted = match attempt(false) {
+            Err(Failure::Damaged(..)) => attempt(true),
+            done => done,
+        }?;
+        if quarantined {
+            self.quarantine.write().unwrap_or_else(PoisonError::into_inner).remove(document);
+        }
+        Ok(deleted)
+    }
+
+    /// Runs `work` in a transaction of its own and commits it.
+    fn transact<R>(
+        &mut self,
+        work: impl FnOnce(&Transaction<'_>, &mut i64) -> Result<R, Failure>,
+    ) -> Result<R, Failure> {
+        let mut next_id = self.next_id;
+        let connection = self.connection()?;
+        let result = (|| {
+            // The lock at once: only a foreign program could hold it, and then nothing is begun.
+            let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+            let result = work(&transaction, &mut next_id)?;
+            transaction.commit()?;
+            Ok(result)
+        })();
+        match &result {
+            Ok(_) => self.next_id = next_id,
+            Err(Failure::Damaged(..)) => {}
+            Err(Failure::Unavailable(error)) => self.distrust(error, "could not write"),
+        }
+        result
+    }
+
+    /// Throws the connection away after an error, unless it is one that leaves it as it was.
+    ///
+    /// After a failed sync the kernel counts the pages as clean although they never reached the disk; so what
+    /// SQLite holds for written is not, and syncing again would succeed without writing anything.
+    fn distrust(&mut self, error: &rusqlite::Error, what: &str) {
+        error!(%error, "the store {what}: {error}");
+        let harmless = [ErrorCode::DiskFull, ErrorCode::DatabaseBusy, ErrorCode::DatabaseLocked];
+        if !error.sqlite_error_code().is_some_and(|code| harmless.contains(&code)) {
+            self.connection = None;
+        }
+    }
+
+    /// The connection, opened again if it was thrown away.
+    fn connection(&mut self) -> rusqlite::Result<&mut Connection> {
+        if self.connection.is_none() {
+            let connection = schema::open_writer(&self.path)?;
+            schema::empty_wal(&connection)?;
+            info!("the store's database is open again");
+            self.adopt(connection);
+        }
+        if self.wal_pages.load(Ordering::Relaxed) > WAL_PAGES_MAX {
+            // Earlier checkpoints have failed. With this one failing too, nothing is begun.
+            let connection = self.connection.as_ref().expect("it was opened right above");
+            schema::checkpoint(connection, schema::Checkpoint::Passive)?;
+        }
+        Ok(self.connection.as_mut().expect("it was opened right above"))
+    }
+
+    /// Makes `connection` the one that writes.
+    fn adopt(&mut self, mut connection: Connection) {
+        let wal_pages = Arc::clone(&self.wal_pages);
+        wal_pages.store(0, Ordering::Relaxed);
+        let hook = move |_: &mut rusqlite::hooks::Wal, pages: i32| {
+            wal_pages.store(u64::try_from(pages).unwrap_or(0), Ordering::Relaxed);
+            Ok(())
+        };
+        if let Err(error) = connection.wal_hook(Some(hook)) {
+            warn!(%error, "the write-ahead log's length cannot be watched: {error}");
+        }
+        self.connection = Some(connection);
+    }
+
+    /// Copies the write-ahead log into the database if it has grown long; the next commit then begins it anew.
+    fn checkpoint_if_due(&mut self) {
+        let pages = self.wal_pages.load(Ordering::Relaxed);
+        let Some(connection) = self.connection.as_ref().filter(|_| pages >= CHECKPOINT_PAGES) else { return };
+        let mode = if pages < RESTART_PAGES {
+            schema::Checkpoint::Passive
+        } else {
+            schema::Checkpoint::Restart { patience: RESTART_PATIENCE }
+        };
+        if let Err(error) = schema::checkpoint(connection, mode) {
+            self.distrust(&error, "could not copy its write-ahead log into the database");
+        }
+    }
+
+    /// Empties the write-ahead log, closes, and answers whoever waits for that.
+    fn finish(mut self) {
+        if let Some(connection) = self.connection.take()
+            && let Err(error) = schema::empty_wal(&connection)
+        {
+            // Nothing is lost: the log is read when the store is opened again.
+            warn!(%error, "the write-ahead log was not emptied at the end: {error}");
+        }
+        drop(self.directory);
+        for answer in self.closing {
+            let _ = answer.send(Ok(()));
+        }
+    }
+}
+
+impl From<Failure> for StoreError {
+    fn from(failure: Failure) -> Self {
+        match failure {
+            Failure::Damaged(document, error) => error.of(&document),
+            Failure::Unavailable(error) => unavailable(&error),
+        }
+    }
+}
+
+fn update_bytes(change: &Change) -> usize {
+    match change {
+        Change::Append { events, .. } => events.iter().map(|event| event.update.len()).sum(),
+        _ => 0,
+    }
+}
+
+/// Writes a batch, and says for each of its changes how it went.
+fn write_batch(
+    transaction: &Transaction<'_>,
+    next_id: &mut i64,
+    changes: &[Change],
+    left_out: &HashMap<DocumentId, StoreError>,
+) -> Result<Vec<Result<(), StoreError>>, Failure> {
+    let mut batch = Batch::new(transaction, next_id);
+    let mut results = Vec::with_capacity(changes.len());
+    for change in changes {
+        results.push(match change {
+            Change::Append { document, epoch, events, .. } => match left_out.get(document) {
+                Some(error) => Err(error.clone()),
+                None => match batch.append(document, *epoch, events) {
+                    Ok(()) => Ok(()),
+                    Err(AppendError::Refused(error)) => Err(error),
+                    Err(AppendError::Failed(error)) => return Err(Failure::of(document, error)),
+                },
+            },
+            _ => {
+                transaction.prepare_cached("UPDATE probe SET count = count + 1 WHERE id = 1")?.execute([])?;
+                Ok(())
+            }
+        });
+    }
+    batch.finish().map_err(|(document, error)| Failure::of(&document, error))?;
+    Ok(results)
+}
