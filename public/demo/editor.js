@@ -21,7 +21,7 @@ import { count, UpdateLog } from './update-log.js'
 export function start () {
   const address = documentId(window.location)
   if ('refused' in address) {
-    byId('desk').remove()
+    byId('desk').replaceChildren()
     byId('saved').parentElement?.remove()
     showBadAddress(address.refused)
     return
