@@ -49,10 +49,17 @@ export class States {
     this.#latency.hidden = false
   }
 
-  /** @param {string} detail */
-  showClosed (detail) {
+  /**
+   * It has ended for good.
+   * @param {string} why in one word
+   * @param {number} unsaved
+   */
+  showClosed (why, unsaved) {
     clearTimeout(this.#timer)
-    paint(this.#connected, 'bad', detail)
+    paint(this.#connected, 'bad', why)
+    // "Saved" would be wrong of a document that is no more.
+    if (unsaved > 0) paint(this.#saved, 'bad', `${unsaved} unsaved`)
+    else this.#saved.hidden = true
     this.#latency.hidden = true
   }
 

@@ -221,7 +221,7 @@ test('the page', { timeout: 240_000 }, async t => {
     const person = await newPerson(browser, 'Ada')
     t.after(() => person.close())
     const page = await person.newPage()
-    await page.goto(`${server.url}/conversation/two%20words`)
+    await page.goto(`${server.url}/demo/crdt-sync?doc=two%20words`)
     await until('it says so', async () => /names no document/.test(await page.getByRole('alert').textContent() ?? ''))
     await page.getByRole('link', { name: 'Open the welcome document' }).click()
     await new Editor(page).untilConnected()
