@@ -108,6 +108,7 @@ export class Leading {
     const end = () => ends.abort()
     signal.addEventListener('abort', end)
     waker.addEventListener('drop', end)
+    const { epoch } = replica
     try {
       const body = await api.events({ clientId, since: replica.cursor, vector }, ends.signal)
       /** @type {ClosedEvent | null} */
@@ -118,7 +119,7 @@ export class Leading {
         onBytes: () => { if (Date.now() - this.#toldAt > BEAT_MS) this.tellState() },
         onEvents: events => {
           if (events.some(({ type }) => type === 'sync')) backoff.reset()
-          closed = this.#take(events)
+          closed = this.#take(events, epoch)
         },
       })
       return closed === null ? 0 : this.#afterClosed(closed, retry)
@@ -151,9 +152,10 @@ export class Leading {
    * Takes in the events of one chunk, as one change of the document.
    *
    * @param {FeedEvent[]} events
+   * @param {string | null} asked the epoch when the stream was asked for
    * @returns {ClosedEvent | null}
    */
-  #take (events) {
+  #take (events, asked) {
     const { replica, presence, tell, clientId, closeOtherLife } = this.#link
     /** @type {Uint8Array[]} */
     const updates = []
@@ -165,7 +167,7 @@ export class Leading {
     let closed = null
     let isOtherLife = false
     for (const event of events) {
-      if ('epoch' in event && !replica.isThisLife(event.epoch)) {
+      if ('epoch' in event && !replica.isThisLife(event.epoch, asked)) {
         isOtherLife = true
         break
       }

@@ -82,9 +82,12 @@ export class Replica {
   /**
    * A document that was deleted and begun again is another one under the same name.
    *
-   * @param {string | null} epoch of something that wants to come in
+   * @param {string | null} epoch of something that wants to come in; null: the server has no such document
+   * @param {string | null} asked our epoch when we asked. Null on both sides is no contradiction, even if the document
+   *   was begun before the answer arrived
    */
-  isThisLife (epoch) {
+  isThisLife (epoch, asked = this.epoch) {
+    if (epoch === null && asked === null) return true
     this.epoch ??= epoch
     return this.epoch === epoch
   }
@@ -133,10 +136,16 @@ export class Replica {
    * @returns {Promise<State | null>} null: nothing new, or not wanted any more
    */
   async pull (signal, { onlyIfNew = false } = {}) {
+    const { epoch } = this
     const state = await this.#api.state(this.vector, signal, onlyIfNew ? this.cursor : null)
     if (signal.aborted || state === null) return null
-    if (!this.isThisLife(state.epoch)) {
+    if (!this.isThisLife(state.epoch, epoch)) {
       this.#handlers.onOtherLife()
+      return null
+    }
+    if (state.epoch !== this.epoch) {
+      // The document was begun while the answer was on its way.
+      this.check(false)
       return null
     }
     const wasParked = this.apply([state.update])

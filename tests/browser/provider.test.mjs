@@ -217,6 +217,29 @@ test('a deleted document that begins again is not mixed with the old one', { tim
   assert.equal(await server.text(id), 'new life')
 })
 
+test('a document that begins while a tab asks for it is not taken for another one', { timeout }, async t => {
+  const server = await startServer(t)
+  const id = newDocumentId()
+  const context = await user(t)
+  const leader = await openTab(context, server.url, id)
+  await leader.untilSaved()
+  let wasAsked = false
+  let answer = () => {}
+  const mayAnswer = new Promise(resolve => { answer = () => resolve(undefined) })
+  await context.route('**/state?*', async route => {
+    const response = await route.fetch()
+    wasAsked = true
+    await mayAnswer
+    await route.fulfill({ response })
+  }, { times: 1 })
+  const follower = await openTab(context, server.url, id)
+  await until('it was told that there is no such document', () => wasAsked)
+  await leader.write('begun')
+  await until('it hears otherwise from the other tab', async () => await follower.text() === 'begun')
+  answer()
+  await untilEqual([leader, follower], { length: 5 })
+})
+
 test('the leading tab is closed: another takes over', { timeout }, async t => {
   const server = await startServer(t)
   const id = newDocumentId()
