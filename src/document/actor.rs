@@ -567,3 +567,6 @@ impl Actor {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

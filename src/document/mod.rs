@@ -1,7 +1,8 @@
 //! A shared document while it is open: its replica, its log's head, and who is here.
 //!
-//! A task owns each open document (`actor`) and others hold a handle to it (`handle`).
-//! What the CRDT does stays in `replica`, which is the only file that speaks yrs.
+//! A task owns each open document (`actor`) and others hold a handle to it (`handle`). Updates are read strictly
+//! (`format`) and let in only if nothing is missing (`admission`); what the CRDT makes of them stays in `replica`,
+//! the only file that speaks yrs.
 
 pub mod handle;
 pub mod presence;
@@ -12,8 +13,6 @@ mod admission;
 mod format;
 mod lib0;
 mod replica;
-#[cfg(test)]
-mod trials;
 
 /// Whether the bytes are a state vector that a Yjs client can have written.
 ///
@@ -22,3 +21,6 @@ mod trials;
 pub fn check_state_vector(bytes: &[u8]) -> Result<(), format::FormatError> {
     format::read_state_vector(bytes).map(drop)
 }
+
+#[cfg(test)]
+mod trials;

@@ -17,7 +17,7 @@ mod placement;
 
 use std::collections::HashMap;
 
-use super::format::{ClientNumber, DeleteSet, Id, Outline, StateVector};
+use super::format::{ClientNumber, DeleteSet, Id, Kind, Outline, StateVector};
 use placement::Placement;
 
 /// How many types may be nested in each other, roots not counted.
@@ -88,7 +88,29 @@ impl Known {
             }
             deletes |= !self.deleted.covers_range(client, &range);
         }
+        self.check_entries(&placement, &outline.deletions)?;
         Ok(Admission { placement, deletes })
+    }
+
+    /// Checks that a map entry is one value.
+    ///
+    /// A client merges entries into one block only when all of them are overwritten, and then says so. If such a block
+    /// were alive, what is deleted would depend on how it comes to be split.
+    fn check_entries(&self, placement: &Placement<'_>, deletions: &DeleteSet) -> Result<(), Refusal> {
+        for share in &placement.shares {
+            for (block, home) in share.blocks.iter().zip(&share.homes) {
+                let units = block.clock..block.end();
+                if home.is_keyed()
+                    && block.length > 1
+                    && block.kind == Kind::Value
+                    && !deletions.covers_range(share.client, &units)
+                    && !self.deleted.covers_range(share.client, &units)
+                {
+                    return Err(Refusal::Invalid { reason: "a map entry has several values" });
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Adds what an admitted update has brought, once it is applied.
@@ -130,6 +152,7 @@ impl Known {
     }
 
     /// Everything that is deleted.
+    #[cfg(test)]
     pub fn deleted(&self) -> &DeleteSet {
         &self.deleted
     }
@@ -164,6 +187,11 @@ impl Home {
     /// A container takes at least two bytes of a document: numbers stay far below 2^31.
     fn new(container: ContainerNumber, keyed: bool) -> Self {
         Self(container << 1 | u32::from(keyed))
+    }
+
+    /// Clients put a new entry of a map after the one that it replaces, and never before one.
+    fn is_keyed(self) -> bool {
+        self != Self::GONE && self.0 & 1 == 1
     }
 
     fn container(self) -> ContainerNumber {

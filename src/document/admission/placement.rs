@@ -161,6 +161,9 @@ fn place_next<'a>(known: &Known, placement: &mut Placement<'a>, index: usize) ->
         Place::Beside { origin, right_origin } => {
             let left = neighbour(known, placement, cut.or(origin))?;
             let right = neighbour(known, placement, right_origin)?;
+            if right.is_keyed() {
+                return Err(invalid("a map entry has a neighbour to its right").into());
+            }
             if left != Home::GONE && right != Home::GONE && left != right {
                 return Err(invalid("a block lies between neighbours in different places").into());
             }
@@ -171,11 +174,10 @@ fn place_next<'a>(known: &Known, placement: &mut Placement<'a>, index: usize) ->
             container(known, placement, id)?.map_or(Home::GONE, |container| Home::new(container, keyed))
         }
     };
-    if let (Some(cut), Place::Root { .. } | Place::Type { .. }) = (cut, block.place) {
-        let left = neighbour(known, placement, Some(cut))?;
-        if left != Home::GONE && left != home {
-            return Err(invalid("two writers share a client number").into());
-        }
+    if let (Some(cut), Place::Root { .. } | Place::Type { .. }) = (cut, block.place)
+        && !continues(known, cut, home, block.place)
+    {
+        return Err(invalid("two writers share a client number").into());
     }
 
     match block.kind {
@@ -189,6 +191,20 @@ fn place_next<'a>(known: &Known, placement: &mut Placement<'a>, index: usize) ->
         _ => {}
     }
     Ok(home)
+}
+
+/// Whether a block whose beginning is known, up to `last`, can go on in `home`.
+///
+/// Where the beginning was collected, the rest is lost too: it would be placed now and dropped by the next reader of
+/// the whole document. That happens to a client that didn't know of the deletion of what it wrote into.
+fn continues(known: &Known, last: Id, home: Home, place: Place<'_>) -> bool {
+    match (known.home(last), place) {
+        (Some(Home::GONE), Place::Type { id, .. }) => {
+            home == Home::GONE || known.deleted.contains(id.client, id.clock)
+        }
+        (Some(Home::GONE), _) => false,
+        (before, _) => before == Some(home),
+    }
 }
 
 /// Where the neighbour of a block is; `GONE` too if there is none.

@@ -159,8 +159,19 @@ fn neighbours_are_in_one_place() {
     }
     // A map's entry and its sequence are different places, too.
     let keyed: &[u8] = &[0x28, 1, 1, b't', 1, b'k', 1, 120];
-    let mixed = update(&[client(1, 0, &[&text(1), keyed]), client(2, 0, &[&between((1, 0), (1, 1))])]);
+    let mixed = update(&[client(1, 0, &[keyed, &text(1)]), client(2, 0, &[&between((1, 0), (1, 1))])]);
     assert_eq!(reason(&[mixed]), "a block lies between neighbours in different places");
+}
+
+#[test]
+fn a_map_entry_follows_what_it_replaces() {
+    let keyed: &[u8] = &[0x28, 1, 1, b't', 1, b'k', 1, 120];
+    let base = update(&[client(1, 0, &[keyed])]);
+    assert_eq!(decide(&[base.clone(), update(&[client(2, 0, &[&after(1, 0)])])]), Ok(true));
+    for bad in [before(1, 0), between((1, 0), (1, 0))] {
+        let bad = update(&[client(2, 0, &[&bad])]);
+        assert_eq!(reason(&[base.clone(), bad]), "a map entry has a neighbour to its right");
+    }
 }
 
 #[test]
@@ -187,6 +198,15 @@ fn one_client_number_does_not_continue_in_another_place() {
     assert_eq!(reason(&[first.clone(), elsewhere]), "two writers share a client number");
     let nested = update(&[client(1, 1, &[&[4, 0, 1, 0, 4, 1, 1, 1, 1]])]);
     assert_eq!(reason(&[first, nested]), "two writers share a client number");
+
+    // What was collected goes on only in something that is deleted.
+    let collected = update(&[client(1, 0, &[LIST]), client(2, 0, &[COLLECTED])]);
+    let whole = |place: &[u8]| update(&[client(2, 0, &[&[&[4][..], place, &[2, 1, 1]].concat()])]);
+    for place in [&[1, 1, b't'][..], &[0, 1, 0]] {
+        assert_eq!(reason(&[collected.clone(), whole(place)]), "two writers share a client number");
+    }
+    let deletion = vec![0, 1, 1, 1, 0, 1];
+    assert_eq!(decide(&[collected, deletion, whole(&[0, 1, 0])]), Ok(true));
 }
 
 /// `depth` lists in each other, from client 1 and clock 0 on, each update with `step` of them.

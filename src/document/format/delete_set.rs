@@ -35,6 +35,7 @@ impl DeleteSet {
         Ok(Self { clients })
     }
 
+    #[cfg(test)]
     pub fn is_empty(&self) -> bool {
         self.clients.is_empty()
     }
@@ -51,6 +52,7 @@ impl DeleteSet {
     }
 
     /// Whether everything that `other` deletes is deleted here too.
+    #[cfg(test)]
     pub fn covers(&self, other: &DeleteSet) -> bool {
         other.iter().all(|(client, range)| self.covers_range(client, &range))
     }

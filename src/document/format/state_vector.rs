@@ -12,6 +12,7 @@ pub struct StateVector {
 }
 
 impl StateVector {
+    #[cfg(test)]
     pub fn get(&self, client: ClientNumber) -> u32 {
         self.clocks.get(&client).copied().unwrap_or(0)
     }
@@ -20,12 +21,9 @@ impl StateVector {
         self.clocks.iter().map(|(&client, &clock)| (client, clock))
     }
 
+    #[cfg(test)]
     pub fn len(&self) -> usize {
         self.clocks.len()
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.clocks.is_empty()
     }
 
     /// Yjs encoding v1, clients in descending order as Yjs has them: equal vectors are equal bytes.

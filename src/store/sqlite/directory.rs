@@ -8,6 +8,9 @@ use super::OpenError;
 
 const DATABASE: &str = "store.sqlite";
 const LOCK: &str = "lock";
+/// An empty file that is there once the database has been created: without it, a database that got lost
+/// would look like one that never was, and every document like one never written.
+const CREATED: &str = "created";
 
 /// Holds the directory for one store. The system releases the lock when the process dies, however it dies.
 #[derive(Debug)]
@@ -51,9 +54,26 @@ impl Directory {
         self.path.join(DATABASE)
     }
 
-    /// Makes the names of new files durable: SQLite syncs what is in them.
-    pub fn sync(&self) -> Result<(), OpenError> {
+    /// Refuses to go on if a database was here and is not any more.
+    pub fn check_database(&self) -> Result<(), OpenError> {
+        let path = self.database();
+        let is_empty = fs::metadata(&path).map_or(true, |database| database.len() == 0);
+        if is_empty && self.path.join(CREATED).exists() {
+            let reason = format!("it is lost (to begin anew, remove `{CREATED}` beside it)");
+            return Err(OpenError::NotAStore { path, reason });
+        }
+        Ok(())
+    }
+
+    /// Notes that the database was created, and makes the names of all files durable: SQLite syncs only
+    /// what is in them.
+    pub fn remember_database(&self) -> Result<(), OpenError> {
+        let created = self.path.join(CREATED);
+        if created.exists() {
+            return Ok(());
+        }
         let parent = self.path.parent().filter(|parent| self.is_new && !parent.as_os_str().is_empty());
+        File::create(&created).map_err(|source| OpenError::io(&created, source))?;
         for directory in [Some(self.path.as_path()), parent].into_iter().flatten() {
             let synced = File::open(directory).and_then(|directory| directory.sync_all());
             synced.map_err(|source| OpenError::io(directory, source))?;

@@ -9,6 +9,8 @@
 //! - damage to one document leaves the others in service, and is never answered with "no such document".
 
 mod changes;
+#[cfg(test)]
+mod damage;
 mod directory;
 mod inspect;
 mod readers;
@@ -81,10 +83,11 @@ impl SqliteStore {
     pub fn open(directory: &Path) -> Result<Self, OpenError> {
         let directory = Arc::new(Directory::lock(directory)?);
         let path = directory.database();
+        directory.check_database()?;
         let mut connection =
             schema::open_writer(&path).map_err(|error| OpenError::unreadable(&path, &error))?;
         schema::create_or_check(&mut connection, &path)?;
-        directory.sync()?;
+        directory.remember_database()?;
         if let Err(error) = schema::empty_wal(&connection) {
             // On a full disk. What is there can be read, and what comes is refused until there is room.
             warn!(%error, "the write-ahead log was not emptied when the store was opened: {error}");

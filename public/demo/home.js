@@ -1,0 +1,11 @@
+// @ts-check
+/**
+ * The front page: a name for a new document, and commands with this server's own address.
+ */
+import { newDocumentId } from './document-id.js'
+import { byId } from './dom.js'
+import { showCommands } from './terminal.js'
+
+const link = /** @type {HTMLAnchorElement} */ (byId('new'))
+link.href = `/conversation/${newDocumentId()}`
+showCommands(window.location.origin, 'welcome')

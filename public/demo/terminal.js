@@ -1,0 +1,46 @@
+// @ts-check
+/**
+ * How to take part from a terminal: commands with this document's real address, to be copied and run.
+ */
+import { byId, copyButton, create } from './dom.js'
+
+/**
+ * @param {string} origin of the server
+ * @param {string} id what is allowed in one needs no quoting, in an address or between single quotes
+ */
+export function commandsFor (origin, id) {
+  const document = `${origin}/docs/${id}`
+  return [
+    {
+      title: 'Add a line to the text',
+      command: `curl -X PATCH '${document}/text' \\\n` +
+        '  -H \'Content-Type: application/json\' \\\n' +
+        '  -d \'{"client_id":"curl",\n       "ops":[{"insert":"Hello from curl\\n","at":"end"}]}\''
+    },
+    { title: 'Read it', command: `curl '${document}/text'` },
+    { title: 'Watch every change as it comes', command: `curl -N '${document}/events?client_id=curl'` },
+    {
+      title: 'Be seen among the people, for half a minute',
+      command: `curl -X PUT '${document}/awareness/my-script' \\\n` +
+        '  -H \'Content-Type: application/json\' \\\n' +
+        '  -d \'{"user":{"name":"My script","color":"#00695c"}}\''
+    }
+  ]
+}
+
+/**
+ * @param {string} origin
+ * @param {string} id
+ */
+export function showCommands (origin, id) {
+  byId('commands').replaceChildren(...commandsFor(origin, id).map(({ title, command }) => {
+    const button = create('button', { text: 'Copy' })
+    button.type = 'button'
+    button.ariaLabel = `Copy: ${title}`
+    copyButton(button, () => command)
+    const code = create('pre', {}, create('code', { text: command }))
+    code.tabIndex = 0 // wide lines scroll, with the keyboard too
+    code.ariaLabel = title
+    return create('div', { class: 'command' }, create('div', { class: 'command-head' }, create('h3', { text: title }), button), code)
+  }))
+}

@@ -1,0 +1,312 @@
+//! What becomes of changes when the store fails under the document.
+
+use std::sync::Mutex;
+use std::sync::atomic::AtomicUsize;
+
+use async_trait::async_trait;
+use tokio_util::task::TaskTracker;
+use yrs::{Doc, Text, Transact};
+
+use super::*;
+use crate::document::handle::Document;
+use crate::ids::ClientId;
+use crate::store::memory::MemoryStore;
+use crate::store::{LogPage, Retention, Stored, Summary};
+
+/// How the next calls fail.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fault {
+    None,
+    /// Nothing is written, and the writer is told so.
+    Refused,
+    /// The events are in the log, but the writer is told that they may not be.
+    InDoubt,
+    /// Nothing can be read.
+    Unreadable,
+}
+
+/// A store in memory that fails when told to.
+struct FailingStore {
+    inner: MemoryStore,
+    fault: Mutex<Fault>,
+    loads: AtomicUsize,
+}
+
+impl FailingStore {
+    fn new() -> Arc<Self> {
+        Arc::new(Self {
+            inner: MemoryStore::new(),
+            fault: Mutex::new(Fault::None),
+            loads: AtomicUsize::new(0),
+        })
+    }
+
+    fn set(&self, fault: Fault) {
+        *self.fault.lock().expect("no test panics while it holds this") = fault;
+    }
+
+    fn fault(&self) -> Fault {
+        *self.fault.lock().expect("no test panics while it holds this")
+    }
+}
+
+fn unavailable<T>() -> Result<T, StoreError> {
+    Err(StoreError::Unavailable { reason: "the disk is full".into() })
+}
+
+#[async_trait]
+impl Store for FailingStore {
+    async fn load(&self, document: &DocumentId) -> Result<Option<Stored>, StoreError> {
+        self.loads.fetch_add(1, Ordering::Relaxed);
+        match self.fault() {
+            Fault::Unreadable => unavailable(),
+            _ => self.inner.load(document).await,
+        }
+    }
+
+    async fn append(
+        &self,
+        document: &DocumentId,
+        epoch: Epoch,
+        events: Vec<Event>,
+    ) -> Result<(), StoreError> {
+        match self.fault() {
+            Fault::None => self.inner.append(document, epoch, events).await,
+            Fault::InDoubt => {
+                self.inner.append(document, epoch, events).await?;
+                unavailable()
+            }
+            Fault::Refused | Fault::Unreadable => unavailable(),
+        }
+    }
+
+    async fn log(
+        &self,
+        document: &DocumentId,
+        after: Sequence,
+        limit: PageLimit,
+    ) -> Result<Option<LogPage>, StoreError> {
+        self.inner.log(document, after, limit).await
+    }
+
+    async fn snapshot_at(&self, document: &DocumentId, at: Sequence) -> Result<Option<Snapshot>, StoreError> {
+        self.inner.snapshot_at(document, at).await
+    }
+
+    async fn compact(
+        &self,
+        document: &DocumentId,
+        epoch: Epoch,
+        snapshot: Snapshot,
+        retention: Retention,
+    ) -> Result<Sequence, StoreError> {
+        self.inner.compact(document, epoch, snapshot, retention).await
+    }
+
+    async fn delete(&self, document: &DocumentId) -> Result<bool, StoreError> {
+        self.inner.delete(document).await
+    }
+
+    async fn summary(&self, document: &DocumentId) -> Result<Option<Summary>, StoreError> {
+        self.inner.summary(document).await
+    }
+
+    async fn list(
+        &self,
+        prefix: &str,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<Summary>, StoreError> {
+        self.inner.list(prefix, after, limit).await
+    }
+
+    async fn check_writable(&self) -> Result<(), StoreError> {
+        self.inner.check_writable().await
+    }
+
+    async fn close(&self) {
+        self.inner.close().await;
+    }
+}
+
+fn settings() -> Settings {
+    Settings {
+        document_bytes_max: 1 << 20,
+        broadcast_messages: 16,
+        awareness_states_max: 16,
+        keep_updates: 32,
+        keep_days: 30,
+    }
+}
+
+fn open(store: &Arc<FailingStore>) -> Document {
+    let id = "doc".parse().expect("a document id");
+    Document::start(id, store.clone(), settings(), &TaskTracker::new())
+}
+
+fn tab(name: &str) -> Origin {
+    let client: ClientId = name.parse().expect("a client id");
+    Origin::from(Some(client))
+}
+
+/// Updates of one Yjs client that types a text, one character each.
+fn keystrokes(text: &str) -> Vec<Bytes> {
+    let doc = Doc::with_client_id(7);
+    let root = doc.get_or_insert_text("text");
+    let mut typed = 0;
+    let type_one = |character: char| {
+        let mut transaction = doc.transact_mut();
+        root.insert(&mut transaction, typed, &character.to_string());
+        typed += 1;
+        Bytes::from(transaction.encode_update_v1())
+    };
+    text.chars().map(type_one).collect()
+}
+
+async fn post(document: &Document, update: &Bytes) -> Result<Written, DocumentError> {
+    document.apply_update(update.clone(), tab("tab-1"), None, Expected::Any).await
+}
+
+async fn text(document: &Document) -> String {
+    document.text("text").await.expect("the document was written").2
+}
+
+#[tokio::test]
+async fn a_failed_append_discards_the_change_and_its_retry_is_logged() {
+    let store = FailingStore::new();
+    let document = open(&store);
+    let updates = keystrokes("ab");
+    post(&document, &updates[0]).await.expect("the store works");
+
+    store.set(Fault::Refused);
+    let refused = post(&document, &updates[1]).await;
+    assert!(matches!(refused, Err(DocumentError::Unavailable { .. })), "{refused:?}");
+    assert_eq!(text(&document).await, "a", "what was not logged is not shown");
+
+    store.set(Fault::None);
+    let retried = post(&document, &updates[1]).await.expect("the store works again");
+    assert!(retried.changed, "a retry after a failed append is no repeat");
+    assert_eq!(retried.sequence, Sequence::new(2));
+    assert_eq!(text(&document).await, "ab");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_append_that_failed_but_reached_the_log_is_told_to_subscribers() {
+    let store = FailingStore::new();
+    let document = open(&store);
+    let updates = keystrokes("ab");
+    post(&document, &updates[0]).await.expect("the store works");
+    let mut subscription = document.subscribe(Known::default()).await.expect("the store works");
+
+    store.set(Fault::InDoubt);
+    let failed = post(&document, &updates[1]).await;
+    assert!(matches!(failed, Err(DocumentError::Unavailable { .. })), "{failed:?}");
+
+    let told = subscription.live.recv().await.expect("the document lives");
+    let Told::Event { event, .. } = told.told() else { panic!("an event is told: {told:?}") };
+    assert_eq!((event.sequence, &event.update), (Sequence::new(2), &updates[1]));
+    store.set(Fault::None);
+    let retried = post(&document, &updates[1]).await.expect("the store works again");
+    assert_eq!((retried.sequence, retried.changed), (Sequence::new(2), false));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_first_write_in_doubt_is_told_to_those_who_waited_for_it() {
+    let store = FailingStore::new();
+    let document = open(&store);
+    let mut subscription = document.subscribe(Known::default()).await.expect("the store works");
+    assert_eq!(subscription.position.state.epoch, None);
+
+    store.set(Fault::InDoubt);
+    let updates = keystrokes("a");
+    assert!(post(&document, &updates[0]).await.is_err());
+    let told = subscription.live.recv().await.expect("the document lives");
+    assert!(matches!(told.told(), Told::Event { event, .. } if event.sequence == Sequence::new(1)));
+}
+
+#[tokio::test]
+async fn a_failed_load_is_an_error_and_caches_nothing() {
+    let store = FailingStore::new();
+    let updates = keystrokes("ab");
+    post(&open(&store), &updates[0]).await.expect("the store works");
+
+    store.set(Fault::Unreadable);
+    let document = open(&store);
+    assert!(matches!(document.state(None).await, Err(DocumentError::Unavailable { .. })));
+    assert!(matches!(post(&document, &updates[1]).await, Err(DocumentError::Unavailable { .. })));
+    let subscribed = document.subscribe(Known::default()).await;
+    assert!(matches!(subscribed, Err(DocumentError::Unavailable { .. })), "an empty document is no answer");
+
+    store.set(Fault::None);
+    assert_eq!(text(&document).await, "a");
+    assert!(post(&document, &updates[1]).await.expect("the store works again").changed);
+}
+
+#[tokio::test]
+async fn many_first_questions_load_a_document_once() {
+    let store = FailingStore::new();
+    post(&open(&store), &keystrokes("a")[0]).await.expect("the store works");
+    let before = store.loads.load(Ordering::Relaxed);
+
+    let document = open(&store);
+    let questions = (0..32).map(|_| {
+        let document = document.clone();
+        tokio::spawn(async move { document.text("text").await })
+    });
+    for question in questions.collect::<Vec<_>>() {
+        assert_eq!(question.await.expect("no panic").expect("it was written").2, "a");
+    }
+    assert_eq!(store.loads.load(Ordering::Relaxed) - before, 1);
+}
+
+#[tokio::test]
+async fn an_unloaded_document_keeps_its_streams() {
+    let store = FailingStore::new();
+    let document = open(&store);
+    let updates = keystrokes("ab");
+    post(&document, &updates[0]).await.expect("the store works");
+    let mut subscription = document.subscribe(Known::default()).await.expect("the store works");
+    document.unload();
+    post(&document, &updates[1]).await.expect("the store works");
+    let told = subscription.live.recv().await.expect("the document lives");
+    assert!(matches!(told.told(), Told::Event { event, .. } if event.sequence == Sequence::new(2)));
+    assert_eq!(text(&document).await, "ab");
+}
+
+#[tokio::test]
+async fn a_resumed_subscriber_gets_just_what_it_missed() {
+    let store = FailingStore::new();
+    let document = open(&store);
+    let updates = keystrokes(&"x".repeat(200));
+    for update in &updates[..100] {
+        post(&document, update).await.expect("the store works");
+    }
+    let (epoch, seen) = document.head().await.expect("it was written");
+    let half = document.state(None).await.expect("it was written");
+    for update in &updates[100..103] {
+        post(&document, update).await.expect("the store works");
+    }
+    let known = Known { since: Some((epoch, seen)), state_vector: None };
+    let position = document.subscribe(known).await.expect("the store works").position;
+    assert!(position.resumed);
+    assert!(position.state.update.len() < 40, "three keystrokes, not the document: {position:?}");
+    let rebuilt = Replica::open(Some(&half.update), std::iter::once(&position.state.update[..]));
+    assert_eq!(rebuilt.expect("both are updates").text("text"), "x".repeat(103));
+}
+
+#[tokio::test]
+async fn edits_by_position_are_counted_in_utf_16_and_checked_first() {
+    let document = open(&FailingStore::new());
+    document.set_text("text", "世界🌍é", tab("tab-1")).await.expect("an edit");
+    let inside = document.delete_range("text", 3, 1, tab("tab-1")).await;
+    assert_eq!(inside, Err(DocumentError::InvalidPosition { position: 3, length: 5 }));
+    let past = document.insert_at("text", 6, "x", tab("tab-1")).await;
+    assert_eq!(past, Err(DocumentError::InvalidPosition { position: 6, length: 5 }));
+    assert_eq!(text(&document).await, "世界🌍é", "a refused edit leaves no trace");
+
+    document.delete_range("text", 1, 3, tab("tab-1")).await.expect("an edit");
+    document.insert_at("text", 2, "!", tab("tab-2")).await.expect("an edit");
+    assert_eq!(text(&document).await, "世é!");
+    let same = document.set_text("text", "世é!", tab("tab-1")).await.expect("no edit");
+    assert!(!same.changed);
+}
