@@ -4,5 +4,5 @@
 //! never for time, and leaves nothing behind.
 
 mod durability;
-#[allow(dead_code, reason = "the tests that use the rest follow")]
+#[allow(dead_code, unused_imports, reason = "the tests that use the rest follow")]
 mod support;

@@ -219,7 +219,8 @@ impl Raw {
     }
 
     async fn connected(socket: TcpSocket, address: SocketAddr) -> Self {
-        let socket = within_deadline("connection", socket.connect(address)).await.expect("the server accepts");
+        let socket =
+            within_deadline("connection", socket.connect(address)).await.expect("the server accepts");
         Self { socket, received: Vec::new() }
     }
 

@@ -39,7 +39,9 @@ impl Process {
 
     async fn launch(directory: TempDir, variables: Vec<(String, String)>) -> Self {
         let mut command = command(directory.path());
-        command.env("PROMPTGRIMOIRE_PORT", "0").env("PROMPTGRIMOIRE__STORE__URL", store_url(directory.path()));
+        command
+            .env("PROMPTGRIMOIRE_PORT", "0")
+            .env("PROMPTGRIMOIRE__STORE__URL", store_url(directory.path()));
         command.envs(variables.iter().map(|(name, value)| (name, value)));
         let mut child = command.spawn().expect("the binary starts");
         let mut stdout = BufReader::new(child.stdout.take().expect("standard output is a pipe"));
