@@ -166,6 +166,31 @@ test('the page', { timeout: 240_000 }, async t => {
     await until('the script is among the people', async () => (await ada.state()).people.some(person => person?.startsWith('My script')), { seen: () => ada.state() })
   })
 
+  await t.test('whatever others say of themselves, the page goes on', short, async t => {
+    const { id, ada, grace } = await withGrace(t, {})
+    const states = [
+      { user: 'a string' },
+      { user: { name: 7, color: 'red; background: url(//example.org)', since: 'never' } },
+      { user: { name: '\u202Egnol'.repeat(50), color: '#ffff00' }, cursor: 'somewhere' },
+      { cursor: { anchor: { type: { client: 1, clock: -5 } }, head: { type: { client: 1, clock: -5 } } } },
+      { cursor: { anchor: { tname: 'other', item: null }, head: { tname: 'other', item: null } } },
+      { cursor: { anchor: { item: { client: 9e15, clock: 9e15 } }, head: null } },
+      { cursor: { anchor: [], head: {} }, user: [] }
+    ]
+    for (const [i, state] of states.entries()) {
+      const answer = await fetch(`${server.url}/docs/${id}/awareness/stranger-${i}`, {
+        method: 'PUT', headers: { 'Content-Type': 'application/json' }, body: JSON.stringify(state)
+      })
+      assert.ok(answer.ok, await answer.text())
+    }
+    await until('all are listed', async () => (await ada.state()).people.length === 2 + states.length, { seen: () => ada.state() })
+    await ada.type('still here ')
+    await until('Grace has it', async () => (await grace.text()).includes('still here '))
+    assert.equal(await sideways(ada.page), 0)
+    assert.equal(await ada.page.locator('.caret-owner').count(), 1)
+    assert.deepEqual([...ada.complaints, ...grace.complaints], [])
+  })
+
   await t.test('a deleted document: the page says so, keeps the text, and can go on with it elsewhere', short, async t => {
     const { id, ada } = await withGrace(t, {})
     await fetch(`${server.url}/docs/${id}`, { method: 'DELETE' })
