@@ -42,7 +42,7 @@ test('the page', { timeout: 240_000 }, async t => {
   const withGrace = async (t, options) => {
     const id = newDocumentId()
     await editElsewhere(server, id, text => text.insert(0, TEXT))
-    const [person, other] = [await newPerson(browser, 'Ada', options), await newPerson(browser, 'Grace')]
+    const [person, other] = [await newPerson(browser, 'Ada', { permissions: ['clipboard-write'], ...options }), await newPerson(browser, 'Grace')]
     t.after(() => Promise.all([person.close(), other.close()]))
     const [ada, grace] = [await openEditor(person, server.url, id), await openEditor(other, server.url, id)]
     await grace.untilShows(TEXT)
@@ -159,8 +159,10 @@ test('the page', { timeout: 240_000 }, async t => {
     const [add, read, watch, appear] = commands
     const run = async (/** @type {string} */ command) => (await promisify(execFile)('sh', ['-c', `${command} --silent --show-error --fail`])).stdout
     await run(add)
-    await ada.untilShows(`${TEXT}Hello from curl\n`)
-    assert.equal(await run(read), `${TEXT}Hello from curl\n`)
+    await ada.untilShows(`${TEXT}\nHello from curl`)
+    assert.equal(await run(read), `${TEXT}\nHello from curl`)
+    await ada.button('Copy: Add a line: one POST with a Yjs update').click() // gives way to a new one
+    await until('there is another command', async () => await ada.page.locator('#commands code').first().textContent() !== add)
     assert.match(watch, /^curl -N /)
     await run(appear)
     await until('the script is among the people', async () => (await ada.state()).people.some(person => person?.startsWith('My script')), { seen: () => ada.state() })
