@@ -263,6 +263,8 @@ test('the page', { timeout: 240_000 }, async t => {
     await until('its commands are there', () => page.getByText('Watch every change as it comes').isVisible())
     assert.deepEqual(await violations(page), [])
     assert.match(await page.textContent('#commands code') ?? '', new RegExp(server.url))
+    const links = await page.$$eval('a', links => links.map(link => link.href))
+    for (const link of links.filter(link => link.startsWith(server.url))) assert.equal((await fetch(link)).status, 200, link)
     await page.getByRole('link', { name: 'Begin a document of your own' }).click()
     await new Editor(page).untilConnected()
     assert.match(page.url(), /\/conversation\/[a-z0-9]{8}$/)
