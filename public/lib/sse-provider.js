@@ -29,6 +29,8 @@ const isBrowser = typeof window !== 'undefined' && typeof document !== 'undefine
 
 /** A follower's presence is renewed when the leader's messages wake it; the server forgets it after 35 s. */
 const RENEW_AFTER_MS = 14_000
+/** Later words of a tab repeat its earlier ones: the oldest may be forgotten. */
+const HELD_PRESENCE_MAX = 64
 
 /**
  * @typedef {import('./roles.js').Status} Status
@@ -94,6 +96,11 @@ export class SseProvider extends ObservableV2 {
   /** @type {Status} */
   #status = 'disconnected'
   #isSynced = false
+  /**
+   * What other tabs said of who is here before this one had arrived: the leader greets a newcomer once, and the
+   * newcomer's own question to the server is mostly still on its way then. @type {Uint8Array[]}
+   */
+  #heldPresence = []
   /** @type {Leading | Following | null} */
   #role = null
   /** @type {CrossTab | null} */
@@ -294,6 +301,7 @@ export class SseProvider extends ObservableV2 {
     this.#connection.abort()
     this.#connection = null
     this.#term = null
+    this.#heldPresence = []
     this.#setSynced(false)
     this.#setStatus('disconnected')
   }
@@ -319,6 +327,7 @@ export class SseProvider extends ObservableV2 {
     this.#sender.close()
     this.#presence.lose()
     this.#setSynced(false)
+    this.#heldPresence = []
     this.#setStatus('connecting')
     if (this.#role instanceof Leading) this.#role.tellState()
   }
@@ -327,7 +336,8 @@ export class SseProvider extends ObservableV2 {
     if (this.#connection === null) return // a handler of an earlier event has disconnected
     this.#replica.arrive()
     this.#setStatus('connected')
-    this.#presence.open()
+    this.#presence.open() // after which only what is said anew counts
+    for (const update of this.#heldPresence.splice(0)) this.#presence.apply(update)
     this.#setSynced(true)
     if (this.#role instanceof Leading) this.#role.tellState()
     this.#sender.open()
@@ -344,6 +354,7 @@ export class SseProvider extends ObservableV2 {
     switch (message.type) {
       case 'awareness':
         if (this.#isSynced) this.#presence.apply(message.update)
+        else if (this.#heldPresence.push(message.update) > HELD_PRESENCE_MAX) this.#heldPresence.shift()
         break
       case 'gone':
         this.#presence.remove(message.awarenessClient)

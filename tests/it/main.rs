@@ -1,1 +1,9 @@
+//! What the server promises, asked of a running server over HTTP.
+//!
+//! Each test has a server of its own on a free port of the loopback address, waits for facts and
+//! never for time, and leaves nothing behind.
 
+mod durability;
+mod store_faults;
+#[allow(dead_code, unused_imports, reason = "the tests that use the rest follow")]
+mod support;

@@ -1,0 +1,146 @@
+//! The real binary as a process of its own, which can be killed.
+
+use std::ffi::OsStr;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{ExitStatus, Output, Stdio};
+
+use tempfile::TempDir;
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
+use tokio::process::{Child, ChildStdout, Command};
+
+use super::{Client, within_deadline};
+
+/// A running server that dies with the test.
+pub struct Process {
+    pub address: SocketAddr,
+    /// A client without a name that asks this server.
+    pub client: Client,
+    child: Child,
+    stdout: BufReader<ChildStdout>,
+    /// Variables beyond the usual ones, for the next start too.
+    variables: Vec<(String, String)>,
+    directory: TempDir,
+}
+
+impl Process {
+    /// Starts on a free port, with its documents in a directory of its own.
+    pub async fn start() -> Self {
+        Self::start_with(&[]).await
+    }
+
+    /// `variables`: settings in the environment, such as `PROMPTGRIMOIRE__SERVER__DRAIN_SECONDS`.
+    pub async fn start_with(variables: &[(&str, &str)]) -> Self {
+        let directory = TempDir::with_prefix("promptgrimoire-").expect("a temporary directory can be made");
+        let variables =
+            variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        Self::launch(directory, variables).await
+    }
+
+    async fn launch(directory: TempDir, variables: Vec<(String, String)>) -> Self {
+        let mut command = command(directory.path());
+        command
+            .env("PROMPTGRIMOIRE_PORT", "0")
+            .env("PROMPTGRIMOIRE__STORE__URL", store_url(directory.path()));
+        command.envs(variables.iter().map(|(name, value)| (name, value)));
+        let mut child = command.spawn().expect("the binary starts");
+        let mut stdout = BufReader::new(child.stdout.take().expect("standard output is a pipe"));
+        let mut line = String::new();
+        within_deadline("line that names the address", stdout.read_line(&mut line))
+            .await
+            .expect("standard output can be read");
+        let Some(address) = line.trim_end().strip_prefix("listening on http://") else {
+            let mut errors = String::new();
+            let _ = child.stderr.take().expect("a pipe").read_to_string(&mut errors).await;
+            panic!("the binary did not say where it listens: {line:?} {errors}");
+        };
+        let address = address.parse().expect("an address with its port");
+        // Whoever does not read a pipe stops the writer.
+        let mut errors = child.stderr.take().expect("standard error is a pipe");
+        tokio::spawn(async move { tokio::io::copy(&mut errors, &mut tokio::io::sink()).await });
+        Self { address, client: Client::new(address), child, stdout, variables, directory }
+    }
+
+    /// Where the documents are.
+    pub fn data_directory(&self) -> PathBuf {
+        self.directory.path().join("data")
+    }
+
+    pub fn id(&self) -> u32 {
+        self.child.id().expect("the process was not waited for yet")
+    }
+
+    /// SIGKILL: no chance to do anything more. Returns when the process is gone.
+    pub async fn kill(&mut self) {
+        self.child.start_kill().expect("the process runs");
+        self.ended().await;
+    }
+
+    /// SIGTERM: the request to stop. Returns at once.
+    pub fn terminate(&self) {
+        let id = i32::try_from(self.id()).expect("process ids are small");
+        // SAFETY: sends a signal to a child that was not waited for, so the id is still its own.
+        let sent = unsafe { libc::kill(id, libc::SIGTERM) };
+        assert_eq!(sent, 0, "the signal can be sent");
+    }
+
+    /// Waits until the process has ended.
+    pub async fn ended(&mut self) -> ExitStatus {
+        within_deadline("end of the process", self.child.wait()).await.expect("a child can be waited for")
+    }
+
+    /// What the process wrote on standard output after the line that names its address, once it has ended.
+    pub async fn rest_of_output(&mut self) -> String {
+        let mut rest = String::new();
+        within_deadline("end of standard output", self.stdout.read_to_string(&mut rest))
+            .await
+            .expect("standard output is UTF-8");
+        rest
+    }
+
+    /// Starts again on the same documents, on another port, after the process has ended.
+    pub async fn restart(mut self) -> Self {
+        assert!(self.child.try_wait().expect("a child can be asked").is_some(), "the process has ended");
+        Self::launch(self.directory, self.variables).await
+    }
+}
+
+/// Runs the binary to its end, in `directory`: for starts that must fail.
+pub async fn run_to_its_end(
+    directory: &Path,
+    arguments: impl IntoIterator<Item = impl AsRef<OsStr>>,
+    variables: &[(&str, &str)],
+) -> Output {
+    let mut command = command(directory);
+    command.args(arguments).envs(variables.iter().copied());
+    within_deadline("end of a start that must fail", command.output()).await.expect("the binary starts")
+}
+
+/// `store.url` for documents under `directory`.
+pub fn store_url(directory: &Path) -> String {
+    format!("sqlite:{}", directory.join("data").display())
+}
+
+/// The binary in `directory`, without any settings of the machine, and gone when this test is.
+fn command(directory: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_promptgrimoire"));
+    for (name, _) in std::env::vars_os() {
+        if name.to_str().is_some_and(|name| name.starts_with("PROMPTGRIMOIRE")) {
+            command.env_remove(name);
+        }
+    }
+    command
+        .current_dir(directory)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true);
+    // SAFETY: one system call that may be made between fork and exec.
+    unsafe {
+        command.pre_exec(|| match libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) {
+            0 => Ok(()),
+            _ => Err(std::io::Error::last_os_error()),
+        });
+    }
+    command
+}
