@@ -54,6 +54,22 @@ for (const count of [2, 3, 8]) {
   })
 }
 
+test('followers hear everything from the leader, and need not ask', { timeout }, async t => {
+  const server = await startServer(t)
+  const id = newDocumentId()
+  const context = await user(t)
+  const tabs = [await openTab(context, server.url, id), await openTab(context, server.url, id), await openTab(context, server.url, id)]
+  const other = await openTab(await user(t), server.url, id)
+  await untilEqual([...tabs, other])
+  await context.route('**/state?*', route => route.abort())
+  const { leader, followers } = await findLeader(tabs)
+  await leader.type('leader ')
+  await followers[0].type('follower ')
+  await other.type('other ')
+  await until('all have it', async () =>
+    (await Promise.all(tabs.map(tab => tab.text()))).every(text => text.length === 'leader follower other '.length))
+})
+
 test('two people type at once, and each one\'s letters stay in order', { timeout }, async t => {
   const server = await startServer(t)
   const id = newDocumentId()
