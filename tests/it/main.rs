@@ -3,7 +3,19 @@
 //! Each test has a server of its own on a free port of the loopback address, waits for facts and
 //! never for time, and leaves nothing behind.
 
+mod connections;
+mod documents;
 mod durability;
+mod log;
+mod names;
+mod operations;
+mod presence;
+mod readme;
+mod settings;
+mod sizes;
+mod state;
 mod store_faults;
-#[allow(dead_code, unused_imports, reason = "the tests that use the rest follow")]
+mod stream;
+mod stream_start;
 mod support;
+mod updates;

@@ -7,7 +7,8 @@ use crate::support::Server;
 /// The commands of the README's block that is marked with `<!-- test: NAME -->`.
 fn block(name: &str) -> String {
     let readme = include_str!("../../README.md");
-    let (_, marked) = readme.split_once(&format!("<!-- test: {name} -->\n```sh\n")).expect("the README has the block");
+    let (_, marked) =
+        readme.split_once(&format!("<!-- test: {name} -->\n```sh\n")).expect("the README has the block");
     marked.split_once("\n```").expect("the block has an end").0.to_owned()
 }
 
