@@ -106,6 +106,9 @@ class Server {
     })
     children.add(child)
     this.#child = child
+    // Even if this process is killed and can clean up nothing: its end of the pipe closes then.
+    const guard = spawn('/bin/sh', ['-c', 'cat; kill -9 "$0"', String(child.pid)], { stdio: ['pipe', 'ignore', 'ignore'] })
+    child.once('exit', () => guard.kill('SIGKILL'))
     let out = ''
     child.stdout.on('data', chunk => { out += chunk })
     child.stderr.on('data', chunk => { this.log = (this.log + chunk).slice(-20_000) })

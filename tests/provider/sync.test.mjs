@@ -530,6 +530,38 @@ test('a token function is asked again when its token has run out', { timeout }, 
   assert.equal(await server.text(id), 'abc')
 })
 
+for (const [code, expected] of [['token_expired', 'goes on'], ['shutting_down', 'goes on'], ['too_slow', 'goes on'], ['revoked', 'ends']]) {
+  test(`a stream that ends with ${code} ${expected}`, { timeout }, async t => {
+    const server = await startServer(t)
+    const asked = []
+    let streams = 0
+    const peer = open(t, server.url, newDocumentId(), {
+      token: ({ refresh }) => { asked.push(refresh); return 'token' },
+      // The first stream brings what the server says, and then this.
+      fetch: async (address, init) => {
+        const response = await fetch(address, init)
+        if (!new URL(address).pathname.endsWith('/events') || ++streams > 1) return response
+        const reader = response.body.getReader()
+        let text = ''
+        while (!text.includes('event: sync') || !text.endsWith('\n\n')) text += Buffer.from((await reader.read()).value)
+        await reader.cancel()
+        return new Response(`${text}event: closed\ndata: {"code":"${code}","detail":"because"}\n\n`, { headers: response.headers })
+      },
+    })
+    if (expected === 'ends') {
+      const [end] = await until('it ends', () => peer.named('closed').length > 0 && peer.named('closed'), { seen: show(peer) })
+      assert.deepEqual(end, { code, reason: 'because' })
+      assert.equal(streams, 1)
+    } else {
+      await until('it is connected again', () => streams === 2 && peer.provider.synced, { seen: show(peer) })
+      peer.text.insert(0, 'abc')
+      await untilSaved(peer)
+      assert.deepEqual(peer.named('closed'), [])
+      assert.deepEqual(asked, code === 'token_expired' ? [false, true] : [false])
+    }
+  })
+}
+
 test('a second 401 ends it', { timeout }, async t => {
   const server = await startServer(t)
   const asked = []
