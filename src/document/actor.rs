@@ -14,7 +14,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
@@ -45,16 +45,43 @@ const RESIDENT_BASE_BYTES: usize = 12 << 10;
 /// Replicas up to this size are built on the spot; larger ones would hold up other documents.
 const INLINE_LOAD_BYTES_MAX: u64 = 64 << 10;
 
+/// Updates up to this size are merged on the spot; larger ones could hold up other documents.
+const INLINE_MERGE_BYTES_MAX: usize = 1 << 10;
+/// A merge that takes longer is given up. Genuine updates of the largest size take a tenth of a second.
+const MERGE_TIME_MAX: Duration = Duration::from_secs(3);
+
 type Reply<T> = oneshot::Sender<Result<T, DocumentError>>;
 
 pub(super) enum Command {
-    Change { change: Change, origin: Origin, user: Option<String>, expected: Expected, reply: Reply<Written> },
-    State { state_vector: Option<Bytes>, reply: Reply<State> },
-    Text { root: String, reply: Reply<(Epoch, Sequence, String)> },
-    Head { reply: Reply<(Epoch, Sequence)> },
-    Subscribe { known: Known, reply: Reply<Subscription> },
-    Delete { reply: Reply<bool> },
+    /// Boxed: the inbox of every open document has room for a few commands.
+    Change(Box<ChangeRequest>),
+    State {
+        state_vector: Option<Bytes>,
+        reply: Reply<State>,
+    },
+    Text {
+        root: String,
+        reply: Reply<(Epoch, Sequence, String)>,
+    },
+    Head {
+        reply: Reply<(Epoch, Sequence)>,
+    },
+    Subscribe {
+        known: Box<Known>,
+        reply: Reply<Subscription>,
+    },
+    Delete {
+        reply: Reply<bool>,
+    },
     Unload,
+}
+
+pub(super) struct ChangeRequest {
+    pub(super) change: Change,
+    pub(super) origin: Origin,
+    pub(super) user: Option<String>,
+    pub(super) expected: Expected,
+    pub(super) reply: Reply<Written>,
 }
 
 /// One life of the document, as far as it was told.
@@ -159,7 +186,7 @@ impl Actor {
     /// Carries out a command. Returns one that was taken from the inbox and is still to do.
     async fn obey(&mut self, command: Command) -> Option<Command> {
         match command {
-            Command::Change { .. } => return self.turn(command).await,
+            Command::Change(request) => return self.turn(request).await,
             Command::State { state_vector, reply } => {
                 let state = self.state(state_vector.as_deref()).await;
                 let _ = reply.send(state);
@@ -176,7 +203,7 @@ impl Actor {
                 let _ = reply.send(head.map(|life| (life.epoch, life.head)));
             }
             Command::Subscribe { known, reply } => {
-                let subscription = self.subscribe(known).await;
+                let subscription = self.subscribe(*known).await;
                 let _ = reply.send(subscription);
             }
             Command::Delete { reply } => {
@@ -193,11 +220,12 @@ impl Actor {
     }
 
     /// Takes the changes that wait, merges each, appends them all at once, then answers and tells.
-    async fn turn(&mut self, first: Command) -> Option<Command> {
+    async fn turn(&mut self, first: Box<ChangeRequest>) -> Option<Command> {
         let now = Timestamp::from(SystemTime::now());
         let mut turn = Turn::default();
-        let mut next = Some(first);
-        while let Some(Command::Change { change, origin, user, expected, reply }) = next {
+        let mut next = Some(Command::Change(first));
+        while let Some(Command::Change(request)) = next {
+            let ChangeRequest { change, origin, user, expected, reply } = *request;
             let answer = self.merge(&mut turn, change, origin, user, expected, now).await;
             turn.answers.push((reply, answer));
             let full = turn.answers.len() >= TURN_CHANGES_MAX || turn.bytes >= TURN_BYTES_MAX;
@@ -237,8 +265,27 @@ impl Actor {
         let head = self.life.map_or(Sequence::ZERO, |life| life.head);
         let pending = turn.events.last().map_or(head, |event| event.sequence);
         let document_bytes_max = self.settings.document_bytes_max;
-        let replica = self.replica.as_mut().expect("loaded above");
-        let merged = catch_unwind(AssertUnwindSafe(|| replica.change(&change, &origin, document_bytes_max)));
+        let Some(mut replica) = self.replica.take() else {
+            return Err(DocumentError::Unavailable { reason: "the document was not loaded".into() });
+        };
+        let may_take_long =
+            matches!(&change, Change::Update(update) if update.len() > INLINE_MERGE_BYTES_MAX);
+        let merging_origin = origin.clone();
+        let merge = move || {
+            let started = Instant::now();
+            let is_patient = || started.elapsed() < MERGE_TIME_MAX;
+            let merged = catch_unwind(AssertUnwindSafe(|| {
+                replica.change(&change, &merging_origin, document_bytes_max, &is_patient)
+            }));
+            (replica, merged)
+        };
+        let (replica, merged) = if may_take_long {
+            let interrupted = |_| DocumentError::Unavailable { reason: "merging was interrupted".into() };
+            tokio::task::spawn_blocking(merge).await.map_err(interrupted)?
+        } else {
+            merge()
+        };
+        self.replica = Some(replica);
         match merged {
             Ok(Ok(Changed::Update(update))) => {
                 let life = *self.life.get_or_insert_with(|| Life {
@@ -254,6 +301,12 @@ impl Actor {
             Ok(Ok(Changed::Nothing)) => Ok(Written { epoch, sequence: pending, changed: false }),
             Ok(Err(ChangeError::Refused(error))) => Err(error),
             Ok(Err(ChangeError::Broken { reason })) => Err(self.broken(&reason)),
+            Ok(Err(ChangeError::TooCostly)) => {
+                warn!(document.id = %self.id, "gave up an update of document `{}` that takes too long to merge", self.id);
+                self.discard();
+                let seconds = MERGE_TIME_MAX.as_secs();
+                Err(DocumentError::Invalid { reason: format!("merging the update takes over {seconds} s") })
+            }
             Err(_panic) => Err(self.broken("it panicked")),
         }
     }
@@ -345,6 +398,10 @@ impl Actor {
             ..tail
         };
         self.life = Some(Life { epoch: summary.epoch, head: summary.head });
+        if events.is_empty() {
+            // A snapshot was compared with what it loads as before it was written.
+            self.whole = snapshot.map(|snapshot| snapshot.update);
+        }
         self.replica = Some(replica);
         self.in_doubt = false;
         Ok(())

@@ -18,6 +18,7 @@ const publicFolder = new URL('../../public/', import.meta.url)
 const require = createRequire(new URL('package.json', publicFolder))
 
 export const Y = await import(pathToFileURL(require.resolve('yjs')).href.replace(/yjs\.cjs$/, 'yjs.mjs'))
+export const awarenessProtocol = await import(pathToFileURL(require.resolve('y-protocols/awareness')).href.replace('dist/awareness.cjs', 'awareness.js'))
 export const { SseProvider } = await import(new URL('lib/sse-provider.js', publicFolder).href)
 
 const serverBinary = process.env.SERVER_BIN ?? fileURLToPath(new URL('../../target/debug/promptgrimoire', import.meta.url))
