@@ -59,8 +59,8 @@ pub enum DocumentError {
     Invalid { reason: String },
     #[error("{content} is not supported")]
     Unsupported { content: &'static str },
-    #[error("the document would grow over {limit} bytes")]
-    TooLarge { limit: usize },
+    #[error("the document may have {limit} {unit} at the most")]
+    TooLarge { limit: usize, unit: &'static str },
     #[error("position {position} lies outside the text of {length} UTF-16 code units, or inside a character")]
     InvalidPosition { position: u32, length: u32 },
     #[error("that part of the log has been compacted away; it begins with {oldest}")]

@@ -4,14 +4,14 @@
 //! (`format`) and let in only if nothing is missing (`admission`); what the CRDT makes of them stays in `replica`,
 //! the only file that speaks yrs.
 
+pub mod admission;
+pub mod format;
 pub mod handle;
+pub mod lib0;
 pub mod presence;
 pub mod subscription;
 
 mod actor;
-mod admission;
-mod format;
-mod lib0;
 mod replica;
 
 /// Whether the bytes are a state vector that a Yjs client can have written.

@@ -17,7 +17,7 @@ use yrs::{
 
 use crate::event::Origin;
 
-use super::admission::{Known, Refusal};
+use super::admission::{CLIENTS_MAX, Known, Refusal};
 use super::format::{self, DeleteSet, FormatError};
 use super::handle::{Change, DocumentError};
 
@@ -134,6 +134,7 @@ impl Replica {
         })?;
         let admission = self.known.admit(&outline).map_err(|refusal| match refusal {
             Refusal::Gap => DocumentError::Gap { state_vector: self.state_vector() },
+            Refusal::Full => DocumentError::TooLarge { limit: CLIENTS_MAX, unit: "clients" },
             invalid @ Refusal::Invalid { .. } => DocumentError::Invalid { reason: invalid.to_string() },
         })?;
         if admission.changes_nothing() {
@@ -187,7 +188,7 @@ impl Replica {
         if self.encoded_bytes + added_bytes > bytes_max {
             self.encoded_bytes = self.encode(&StateVector::default()).len();
             if self.encoded_bytes + added_bytes > bytes_max {
-                return Err(DocumentError::TooLarge { limit: bytes_max });
+                return Err(DocumentError::TooLarge { limit: bytes_max, unit: "bytes" });
             }
         }
         Ok(())

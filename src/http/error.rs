@@ -150,7 +150,7 @@ fn describe_document(error: DocumentError, detail: String) -> Described {
         DocumentError::Unsupported { .. } => {
             described(StatusCode::UNPROCESSABLE_ENTITY, "unsupported_content", vec![])
         }
-        DocumentError::TooLarge { limit } => {
+        DocumentError::TooLarge { limit, .. } => {
             described(StatusCode::PAYLOAD_TOO_LARGE, "too_large", vec![("limit", json!(limit))])
         }
         DocumentError::InvalidPosition { length, .. } => {

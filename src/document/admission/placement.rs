@@ -7,14 +7,16 @@
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
 
-use super::{ContainerNumber, Home, Known, NESTING_MAX, Refusal};
-use crate::document::format::{Block, ClientNumber, DeleteSet, Id, Kind, Outline, Place};
+use super::{CLIENTS_MAX, ContainerNumber, Home, Known, NESTING_MAX, Refusal};
+use crate::document::format::{Block, ClientNumber, Crowding, DeleteSet, Id, Kind, Outline, Place};
 
 /// What the new blocks of an update amount to.
 #[derive(Debug, Default)]
 pub(super) struct Placement<'a> {
     /// One for each client that has new blocks, sorted by client.
     pub shares: Vec<Share<'a>>,
+    /// Those of them that never wrote before.
+    pub newcomers: Crowding,
     pub roots: HashMap<&'a str, ContainerNumber>,
     pub types: HashMap<Id, ContainerNumber>,
     /// Nesting of the new containers. Their numbers go on where those of `Known` end.
@@ -96,7 +98,8 @@ fn invalid(reason: &'static str) -> Refusal {
 /// # Errors
 /// As `Known::admit`, deletions aside.
 pub(super) fn place<'a>(known: &Known, outline: &'a Outline<'a>) -> Result<Placement<'a>, Refusal> {
-    let mut placement = Placement { shares: new_shares(known, outline)?, ..Placement::default() };
+    let (shares, newcomers) = new_shares(known, outline)?;
+    let mut placement = Placement { shares, newcomers, ..Placement::default() };
     let mut runnable: Vec<usize> = (0..placement.shares.len()).collect();
     while let Some(index) = runnable.pop() {
         while placement.shares[index].homes.len() < placement.shares[index].blocks.len() {
@@ -125,8 +128,10 @@ pub(super) fn place<'a>(known: &Known, outline: &'a Outline<'a>) -> Result<Place
 }
 
 /// Picks the blocks that `known` has not, or not whole.
-fn new_shares<'a>(known: &Known, outline: &'a Outline<'a>) -> Result<Vec<Share<'a>>, Refusal> {
+fn new_shares<'a>(known: &Known, outline: &'a Outline<'a>) -> Result<(Vec<Share<'a>>, Crowding), Refusal> {
     let mut shares = Vec::new();
+    let mut newcomers = Crowding::default();
+    let mut newcomer_count = 0;
     for share in &outline.clients {
         let client = share.client;
         let next_clock = known.next_clock(client);
@@ -137,6 +142,12 @@ fn new_shares<'a>(known: &Known, outline: &'a Outline<'a>) -> Result<Vec<Share<'
         if first.clock > next_clock || new.iter().any(|block| block.kind == Kind::Skip) {
             return Err(Refusal::Gap);
         }
+        if next_clock == 0 {
+            newcomer_count += 1;
+            if !newcomers.add(client) {
+                return Err(invalid("client numbers are not random"));
+            }
+        }
         shares.push(Share {
             client,
             known: next_clock,
@@ -145,8 +156,14 @@ fn new_shares<'a>(known: &Known, outline: &'a Outline<'a>) -> Result<Vec<Share<'
             waiting: BinaryHeap::new(),
         });
     }
+    if newcomer_count > 0 && known.clients.len() + newcomer_count > CLIENTS_MAX {
+        return Err(Refusal::Full);
+    }
+    if !known.crowding.has_room_for(&newcomers) {
+        return Err(invalid("client numbers are not random"));
+    }
     shares.sort_unstable_by_key(|share| share.client);
-    Ok(shares)
+    Ok((shares, newcomers))
 }
 
 /// Finds the home of the next block of one client, and takes note of what it opens or empties.

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::document::format::read_update;
+use crate::document::lib0::write_varuint;
 
 /// Blocks of one client from `clock` on.
 fn client(client: u8, clock: u8, blocks: &[&[u8]]) -> Vec<u8> {
@@ -281,4 +282,35 @@ fn lists_in_lists_share_a_level() {
     let admission = known.admit(&outline).expect("it is admitted");
     known.record(admission, &outline.deletions, &DeleteSet::default());
     assert_eq!(known.nesting, [0, 1, 2, 2, 2]);
+}
+
+/// An update of one collected unit from each of `clients`.
+fn many_clients(clients: impl ExactSizeIterator<Item = ClientNumber>) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    write_varuint(&mut bytes, clients.len() as u64);
+    for client in clients {
+        bytes.push(1);
+        write_varuint(&mut bytes, client);
+        bytes.extend([0, 0, 1]);
+    }
+    bytes.push(0);
+    bytes
+}
+
+#[test]
+fn a_document_takes_only_so_many_clients() {
+    let half = CLIENTS_MAX as u64 / 2;
+    let first = many_clients((0..half as u32).map(u64::from));
+    let second = many_clients((0..half as u32).map(|client| half + u64::from(client)));
+    let more = many_clients([2 * half].into_iter());
+    assert_eq!(decide(&[first.clone(), second.clone(), first.clone()]), Ok(false));
+    assert_eq!(decide(&[first, second, more]), Err(Refusal::Full));
+}
+
+#[test]
+fn client_numbers_chosen_to_collide_are_refused() {
+    let colliding = |from: u32, to: u32| many_clients((from..to).map(|client| u64::from(client) << 30));
+    assert_eq!(reason(&[colliding(0, 600)]), "client numbers are not random");
+    assert_eq!(decide(&[colliding(0, 300), colliding(300, 500)]), Ok(true));
+    assert_eq!(reason(&[colliding(0, 300), colliding(300, 600)]), "client numbers are not random");
 }

@@ -17,11 +17,13 @@
 //! Format: <https://github.com/yjs/yjs/blob/v13.6.27/src/utils/encoding.js> and the `structs` beside it.
 
 mod content;
+mod crowding;
 mod delete_set;
 mod state_vector;
 
 use std::collections::HashSet;
 
+pub use crowding::Crowding;
 pub use delete_set::DeleteSet;
 pub use state_vector::{StateVector, read_state_vector};
 

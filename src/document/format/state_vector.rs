@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{CLOCK_MAX, ClientNumber, FormatError};
+use super::{CLOCK_MAX, ClientNumber, Crowding, FormatError};
 use crate::document::lib0::{Reader, write_varuint};
 
 /// The next clock of every client; one that is not listed is at 0.
@@ -22,7 +22,7 @@ impl StateVector {
     }
 
     #[cfg(test)]
-    pub fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         self.clocks.len()
     }
 
@@ -55,12 +55,16 @@ impl FromIterator<(ClientNumber, u32)> for StateVector {
 pub fn read_state_vector(bytes: &[u8]) -> Result<StateVector, FormatError> {
     let mut reader = Reader::new(bytes);
     let mut clocks = BTreeMap::new();
+    let mut crowding = Crowding::default();
     for _ in 0..reader.count(2)? {
         let start = reader.offset();
         let client = reader.varuint()?;
         let clock = reader.varuint_up_to(CLOCK_MAX, "a clock is out of range")?;
         if clocks.insert(client, clock).is_some() {
             return Err(Reader::malformed(start, "a client occurs twice").into());
+        }
+        if !crowding.add(client) {
+            return Err(Reader::malformed(start, "client numbers are not random").into());
         }
     }
     reader.finish()?;

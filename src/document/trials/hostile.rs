@@ -39,10 +39,12 @@ fn check_reload(server: &Server) {
     assert_eq!(server.known.deleted(), copy.known.deleted());
     let unordered = |server: &Server| {
         let mut contents = contents(&server.doc);
-        for (text, _) in contents.values_mut() {
-            let mut units: Vec<char> = text.chars().collect();
-            units.sort_unstable();
-            *text = units.into_iter().collect();
+        for (text, entries) in contents.values_mut() {
+            for text in [text, entries] {
+                let mut units: Vec<char> = text.chars().collect();
+                units.sort_unstable();
+                *text = units.into_iter().collect();
+            }
         }
         contents
     };

@@ -150,6 +150,10 @@ fn sorted_json<T: ReadTxn>(value: &Out, txn: &T) -> String {
                 }
             }
             yrs::Any::Array(values) => values.iter().for_each(|value| write(value, out)),
+            // A whole number may come back as a float: JavaScript sees no difference.
+            yrs::Any::Number(number) => {
+                out.push_str(&format!("{:?} {:?} ", number.as_f64(), number.as_i64()))
+            }
             plain => out.push_str(&format!("{plain:?} ")),
         }
     }
