@@ -4,5 +4,6 @@
 //! never for time, and leaves nothing behind.
 
 mod durability;
+mod store_faults;
 #[allow(dead_code, unused_imports, reason = "the tests that use the rest follow")]
 mod support;

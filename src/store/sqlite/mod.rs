@@ -13,6 +13,8 @@ mod changes;
 mod damage;
 mod directory;
 mod inspect;
+#[cfg(test)]
+mod measure;
 mod readers;
 mod rows;
 mod schema;

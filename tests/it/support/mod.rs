@@ -1,6 +1,7 @@
 //! Servers to ask, clients that ask, and what they understand of the answers.
 
 pub mod client;
+pub mod faulty_disk;
 pub mod peer;
 pub mod process;
 pub mod server;
