@@ -4,6 +4,10 @@
 //! never for time, and leaves nothing behind.
 
 mod durability;
+mod faults;
+mod hostile;
+mod kill;
+mod proxy;
 mod store_faults;
 #[allow(dead_code, unused_imports, reason = "the tests that use the rest follow")]
 mod support;

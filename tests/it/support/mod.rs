@@ -2,6 +2,7 @@
 
 pub mod client;
 pub mod faulty_disk;
+pub mod journal;
 pub mod peer;
 pub mod process;
 pub mod server;
