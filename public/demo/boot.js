@@ -51,7 +51,7 @@ function explain (title, text) {
   paragraph(notice, text)
   document.getElementById('notice')?.replaceChildren(notice)
   // What does not work must not look as if it did.
-  document.getElementById('desk')?.remove()
+  document.getElementById('desk')?.replaceChildren()
   document.querySelector('.states')?.remove()
   return notice
 }

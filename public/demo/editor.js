@@ -21,7 +21,7 @@ import { count, UpdateLog } from './update-log.js'
 export function start () {
   const address = documentId(window.location)
   if ('refused' in address) {
-    byId('desk').remove()
+    byId('desk').replaceChildren()
     byId('saved').parentElement?.remove()
     showBadAddress(address.refused)
     return
@@ -60,30 +60,37 @@ function showConnection (provider, people, textarea) {
   const states = new States()
   const log = new UpdateLog()
   const role = byId('role')
+  const frame = byId('text-frame')
   const button = byId('offline')
   // A try has failed since the connection was last there: "connecting" would be too hopeful a word.
   let failed = false
   let closed = false
+  /** By the button. */
+  let isOffline = false
   /** @type {string | null} what the log said last about the connection */
   let logged = null
 
   const update = () => {
-    if (closed) return
+    // Disconnected, but not by the button: this is the end, and `closed` tells of it next.
+    if (closed || (!provider.shouldConnect && !isOffline)) return
     const connection = provider.status === 'connected' ? 'connected'
       : provider.status === 'disconnected' || failed || !navigator.onLine ? 'offline' : 'connecting'
-    states.show({ unsaved: provider.unsyncedChanges, connection, onPurpose: !provider.shouldConnect })
+    states.show({ unsaved: provider.unsyncedChanges, connection, onPurpose: isOffline })
     people.connected = connection === 'connected'
+    frame.classList.toggle('is-away', connection !== 'connected')
+    role.hidden = connection !== 'connected'
     log.showWaiting(connection === 'connected' ? 0 : provider.unsyncedChanges)
-    button.textContent = provider.shouldConnect ? 'Go offline' : 'Go online'
+    button.textContent = isOffline ? 'Go online' : 'Go offline'
     if (connection !== logged && (connection !== 'connecting' && (logged !== null || connection === 'connected'))) {
       logged = connection
       if (connection === 'connected') log.add({ kind: 'note', what: 'connected' })
-      else log.add({ kind: 'trouble', what: provider.shouldConnect ? 'connection lost' : 'went offline' })
+      else log.add({ kind: 'trouble', what: isOffline ? 'went offline' : 'connection lost' })
     }
   }
   button.addEventListener('click', () => {
     failed = false
-    if (provider.shouldConnect) provider.disconnect()
+    isOffline = !isOffline
+    if (isOffline) provider.disconnect()
     else provider.connect()
     update()
   })
@@ -124,13 +131,14 @@ function showConnection (provider, people, textarea) {
   provider.on('closed', end => {
     closed = true
     log.add({ kind: 'trouble', what: `closed: ${end.code}` })
-    states.showClosed(end.code === 'deleted' || end.code === 'epoch_changed' ? 'Deleted' : 'Closed')
+    states.showClosed(end.code === 'deleted' || end.code === 'epoch_changed' ? 'Deleted' : 'Closed', provider.unsyncedChanges)
+    role.hidden = true
+    log.showWaiting(0)
     people.connected = false
     textarea.readOnly = true
     for (const control of ['undo', 'redo', 'offline']) byId(control).hidden = true
     showEnd(end, () => textarea.value)
   })
-  update()
 }
 
 /** @param {Y.Text} text */

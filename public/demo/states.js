@@ -7,8 +7,11 @@ import { byId } from './dom.js'
 
 /** @typedef {'fine' | 'pending' | 'bad'} Mood */
 
-/** A save that takes no longer is not worth a flicker. */
-const PATIENCE_MS = 150
+/**
+ * "Saved" is said a moment late, and taken back at once: it is never untrue, and does not flicker while somebody
+ * types.
+ */
+const SAVED_AFTER_MS = 250
 
 export class States {
   #saved = byId('saved')
@@ -16,6 +19,7 @@ export class States {
   #latency = byId('latency')
   #announcement = byId('announcement')
   #timer = 0
+  #hasLoaded = false
   #said = ''
 
   /**
@@ -26,13 +30,10 @@ export class States {
    */
   show ({ unsaved, connection, onPurpose }) {
     clearTimeout(this.#timer)
-    const save = () => {
-      if (unsaved === 0) paint(this.#saved, 'fine', 'Saved')
-      else if (connection === 'connected') paint(this.#saved, 'pending', `Saving ${unsaved}`)
-      else paint(this.#saved, 'bad', `${unsaved} unsaved`)
-    }
-    if (unsaved > 0 && connection === 'connected' && this.#saved.dataset.mood === 'fine') this.#timer = window.setTimeout(save, PATIENCE_MS)
-    else save()
+    this.#hasLoaded ||= connection === 'connected'
+    if (unsaved > 0 && connection === 'connected') paint(this.#saved, 'pending', `Saving ${unsaved}`)
+    else if (unsaved > 0) paint(this.#saved, 'bad', `${unsaved} unsaved`)
+    else if (this.#hasLoaded) this.#timer = window.setTimeout(() => paint(this.#saved, 'fine', 'Saved'), SAVED_AFTER_MS)
 
     if (connection === 'connected') paint(this.#connected, 'fine', 'Connected')
     else if (connection === 'connecting') paint(this.#connected, 'pending', 'Connecting')
@@ -49,10 +50,17 @@ export class States {
     this.#latency.hidden = false
   }
 
-  /** @param {string} detail */
-  showClosed (detail) {
+  /**
+   * It has ended for good.
+   * @param {string} why in one word
+   * @param {number} unsaved
+   */
+  showClosed (why, unsaved) {
     clearTimeout(this.#timer)
-    paint(this.#connected, 'bad', detail)
+    paint(this.#connected, 'bad', why)
+    // "Saved" would be wrong of a document that is no more.
+    if (unsaved > 0) paint(this.#saved, 'bad', `${unsaved} unsaved`)
+    else this.#saved.hidden = true
     this.#latency.hidden = true
   }
 

@@ -37,6 +37,15 @@ export class ApiError extends Error {
     this.problem = problem
   }
 
+  /**
+   * @param {unknown} error
+   * @returns {ApiError}
+   */
+  static from (error) {
+    if (error instanceof ApiError) return error
+    return new ApiError(0, 'failed', error instanceof Error ? error.message : String(error), { cause: error })
+  }
+
   /** The same request can succeed later. */
   get isTemporary () {
     return this.status === 0 || this.status === 408 || this.status === 425 || this.status === 429 || this.status >= 500
@@ -54,6 +63,8 @@ export class ApiError extends Error {
 /**
  * @typedef {string | null | undefined | ((request: { refresh: boolean }) => string | null | undefined | Promise<string | null | undefined>)} Token
  */
+
+const NEVER = new AbortController().signal
 
 /** An update that holds nothing, and the state vector of an empty document. */
 const NOTHING = Uint8Array.of(0, 0)
@@ -124,14 +135,19 @@ export class DocumentApi {
    *
    * @param {Uint8Array} vector
    * @param {AbortSignal} signal
-   * @returns {Promise<State>}
+   * @param {string | null} [unless] the holder is content if the document is still at this `<epoch>.<seq>`
+   * @returns {Promise<State | null>} null: it still is
    */
-  async state (vector, signal) {
+  async state (vector, signal, unless = null) {
     const sv = encodeBase64(vector)
+    /** @type {Record<string, string>} */
+    const headers = unless === null ? {} : { 'If-None-Match': `"${unless}"` }
     try {
-      const request = sv.length <= ADDRESS_VECTOR_CHARACTERS_MAX ? { query: { sv }, signal } : { json: { sv }, signal }
-      return readState(await this.#send('/state', request, readJson))
+      return sv.length <= ADDRESS_VECTOR_CHARACTERS_MAX
+        ? readState(await this.#send('/state', { query: { sv }, headers, signal }, readJson))
+        : readState(await this.#send('/state', { json: { sv }, headers, signal }, readJson))
     } catch (error) {
+      if (error instanceof ApiError && error.status === 304) return null
       // Not found: the document was never written, or the path is wrong. Only the server's own word means the former.
       if (error instanceof ApiError && error.status === 404 && error.code === 'not_found') {
         return { epoch: null, seq: 0, update: NOTHING, vector: NO_VECTOR }
@@ -144,11 +160,10 @@ export class DocumentApi {
    * @param {Uint8Array} update
    * @param {string} clientId
    * @param {string | null} epoch
-   * @param {AbortSignal} signal
    * @returns {Promise<{ epoch: string | null, seq: number, changed: boolean }>}
    */
-  async postUpdate (update, clientId, epoch, signal) {
-    const request = { json: updateBody(update, clientId, epoch), signal }
+  async postUpdate (update, clientId, epoch) {
+    const request = { json: updateBody(update, clientId, epoch), signal: NEVER }
     const { epoch: life, seq, changed } = await this.#send('/updates', request, readJson)
     if (typeof seq !== 'number') throw new ApiError(0, 'unexpected_answer', 'the answer to an update has no seq')
     return { epoch: typeof life === 'string' ? life : null, seq, changed: changed === true }

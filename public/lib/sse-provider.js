@@ -7,44 +7,35 @@
  * How it works, in one paragraph. The event stream brings first what this document lacks (`sync`), then every
  * update. Edits go out as POSTs, one at a time; what is typed meanwhile goes with the next. After each (re)connection
  * the server's state vector says what it lacks, and that is sent, so an edit needs no luck to arrive: the document
- * itself remembers it. Of the tabs of one browser one holds the stream and passes it on (`cross-tab.js`); each posts
- * for itself, and asks the server itself what it lacks.
+ * itself remembers it. Of the tabs of one browser one leads, holds the stream and passes it on, and the others follow;
+ * each posts for itself.
  *
- * Elsewhere: requests and tokens (`document-api.js`), what waits to be sent (`outbox.js`), reading the stream
- * (`event-feed.js`), who is here (`presence.js`).
+ * Here: the public face, and the page's life. Elsewhere: the two roles (`leading.js`, `following.js`) and who has
+ * which (`cross-tab.js`); the copy of the document (`replica.js`) and its way to the server (`sender.js`, with
+ * `outbox.js`); who is here (`presence.js`); requests and tokens (`document-api.js`).
  */
 
-import * as Y from 'yjs'
 import { ObservableV2 } from 'lib0/observable'
 import { Awareness } from 'y-protocols/awareness'
-import { Backoff, pause } from './backoff.js'
-import { decodeBase64, encodeBase64 } from './base64.js'
-import { Covered } from './covered.js'
 import { CrossTab } from './cross-tab.js'
-import { ADDRESS_VECTOR_CHARACTERS_MAX, ApiError, DocumentApi, LEAVING_UPDATE_BYTES_MAX } from './document-api.js'
-import { readFeed } from './event-feed.js'
-import { Outbox, compare, hasParked } from './outbox.js'
+import { ApiError, DocumentApi, LEAVING_UPDATE_BYTES_MAX } from './document-api.js'
+import { Following } from './following.js'
+import { Leading } from './leading.js'
 import { Presence } from './presence.js'
+import { Replica } from './replica.js'
+import { Sender } from './sender.js'
 
 const isBrowser = typeof window !== 'undefined' && typeof document !== 'undefined'
 
-/** A leader tells the others so often that it hears the server, and hidden tabs renew their presence on it. */
-const BEAT_MS = 2000
+/** A follower's presence is renewed when the leader's messages wake it; the server forgets it after 35 s. */
 const RENEW_AFTER_MS = 14_000
-/** How long a missing part may be on its way before it is fetched. */
-const HEAL_AFTER_MS = 300
-/** So many pulls may leave the document as incomplete as it was; then we wait for the next connection. */
-const PULLS_IN_VAIN_MAX = 5
-/** So many differences in a row may be answered "missing updates" before we pull first and wait between tries. */
-const GAPS_MAX = 3
-/** So many updates in a row may be called invalid before we stop: the document itself is then what is refused. */
-const REJECTIONS_MAX = 3
-
-/** Reasons for which the server ends a stream and means it. */
-const FINAL_CODES = new Set(['deleted', 'revoked'])
+/** Later words of a tab repeat its earlier ones: the oldest may be forgotten. */
+const HELD_PRESENCE_MAX = 64
 
 /**
- * @typedef {'connecting' | 'connected' | 'disconnected'} Status
+ * @typedef {import('./roles.js').Status} Status
+ * @typedef {import('./roles.js').Message} Message
+ * @typedef {import('yjs').Doc} Doc
  *
  * @typedef {object} Ack
  * @property {number} seq the document's sequence number that the update got
@@ -86,67 +77,44 @@ const FINAL_CODES = new Set(['deleted', 'revoked'])
  * @property {typeof globalThis.fetch} [fetch]
  */
 
-/**
- * What the leader passes on. `events` without an update stand for the leader's own, whose bytes come when they are
- * acknowledged.
- *
- * @typedef {{ type: 'state', status: Status, isSynced: boolean, epoch: string | null, seq: number, stream: number }} StateMessage
- * @typedef {{ first: number, last: number, update?: Uint8Array, origin: string | null }} PassedEvent
- * @typedef {StateMessage
- *   | { type: 'events', epoch: string, events: PassedEvent[] }
- *   | { type: 'awareness', update: Uint8Array }
- *   | { type: 'closed', code: string, reason: string }
- *   | { type: 'gone', awarenessClient: number }} Message
- */
-
 /** @extends {ObservableV2<{ [K in keyof Events]: Events[K] }>} */
 export class SseProvider extends ObservableV2 {
-  /** @type {DocumentApi} */ #api
-  /** @type {Outbox} */ #outbox
-  /** @type {Presence} */ #presence
-  #covered = new Covered()
-  /** @type {Required<Pick<Options, 'resyncInterval' | 'maxBackoffTime' | 'heartbeatTimeout' | 'takeoverTimeout' | 'warnOnClose'>>} */ #settings
-  #tabsName
+  #api
+  #replica
+  #sender
+  #presence
+  /** What `Leading` and `Following` may ask of us. @type {import('./roles.js').Link} */
+  #link
+  #resyncInterval
+  #takeoverTimeout
+  #warnOnClose
   #ownsAwareness
-  /** Wakes every wait between two tries. */
+  /** What the tabs that belong together have in common; null: we are on our own. */
+  #tabsName
   #waker = new EventTarget()
 
-  /** @type {Status} */ #status = 'disconnected'
+  /** @type {Status} */
+  #status = 'disconnected'
   #isSynced = false
-  /** @type {string | null} */ #epoch
-  /** @type {import('./cross-tab.js').Role} */ #role = 'leader'
-  /** @type {CrossTab | null} */ #tabs = null
-  /** From `connect` to `disconnect`. @type {AbortController | null} */ #connection = null
-  /** As long as this tab has its role. @type {AbortController | null} */ #term = null
-  #sendBackoff
-  #gaps = 0
-  #rejections = 0
-  /** No edit is sent before this time, or for as long as the connection lasts. */
-  #blockedUntil = 0
-  /** Largest update that the server takes, once it has said so. */
-  #updateBytesMax = Infinity
-  #flushIsPlanned = false
-  /** @type {ReturnType<typeof setTimeout> | undefined} */ #flushTimer
-  #announced = 0
-
-  #isHealing = false
-  #healIsCertain = false
-  #pullsInVain = 0
-  #beatAt = 0
-  /** Counts the streams that this tab has led. */
-  #stream = 0
-  /** As a follower: what the leader last said. @type {StateMessage | null} */ #leader = null
-  /** As a follower: the highest sequence that the leader has heard of. */
-  #leaderSeq = 0
-  /** As a follower: asked the server since the leader's stream began. */
-  #hasPulled = false
-  #isPulling = false
+  /**
+   * What other tabs said of who is here before this one had arrived: the leader greets a newcomer once, and the
+   * newcomer's own question to the server is mostly still on its way then. @type {Uint8Array[]}
+   */
+  #heldPresence = []
+  /** @type {Leading | Following | null} */
+  #role = null
+  /** @type {CrossTab | null} */
+  #tabs = null
+  /** From `connect` to `disconnect`. @type {AbortController | null} */
+  #connection = null
+  /** For as long as this tab has its role. @type {AbortController | null} */
+  #term = null
   #resumeOnReturn = false
 
   /**
    * @param {string} serverUrl ws:// and wss:// are read as http:// and https://
    * @param {string} documentId
-   * @param {Y.Doc} doc
+   * @param {Doc} doc
    * @param {Options} [options]
    */
   constructor (serverUrl, documentId, doc, {
@@ -169,22 +137,57 @@ export class SseProvider extends ObservableV2 {
     /** Resolves when the server's state has arrived for the first time. @type {Promise<void>} */
     this.whenSynced = new Promise(resolve => this.once('synced', () => resolve()))
 
-    this.#settings = { resyncInterval, maxBackoffTime, heartbeatTimeout, takeoverTimeout, warnOnClose }
+    this.#resyncInterval = resyncInterval
+    this.#takeoverTimeout = takeoverTimeout
+    this.#warnOnClose = warnOnClose
     this.#ownsAwareness = awareness === undefined
-    this.#epoch = epoch
-    this.#sendBackoff = new Backoff(maxBackoffTime)
+    const usesTabs = crossTab === 'leader' && !disableBc && CrossTab.isPossible
+    this.#tabsName = usesTabs ? `promptgrimoire ${base}/${documentId}?${new URLSearchParams(params)}` : null
+
     this.#api = new DocumentApi({ base, documentId, params, headers, token, fetch, requestTimeout })
-    this.#outbox = new Outbox(doc)
+    this.#replica = new Replica(doc, this.#api, {
+      epoch,
+      origin: this,
+      onRemote: update => this.emit('remote-update', [update]),
+      onLearned: () => this.#sender.plan(),
+      onGap: () => this.emit('gap', []),
+      onOtherLife: () => this.#closeOtherLife(),
+    })
+    this.#sender = new Sender(this.#api, this.#replica, {
+      clientId: this.clientId,
+      maxBackoffTime,
+      onAck: ack => this.#onAck(ack),
+      onUnsynced: edits => this.emit('unsynced', [edits]),
+      onGap: () => this.emit('gap', []),
+      onFailure: failure => this.emit('connection-error', [failure, this]),
+      onRejected: failure => this.emit('rejected', [failure]),
+      onFinal: failure => this.#close(failure.code, failure.message),
+      onOtherLife: () => this.#closeOtherLife(),
+    })
     this.#presence = new Presence(this.awareness, {
       interval: presenceInterval,
       grace: presenceGrace,
       send: update => this.#api.postAwareness(update, this.clientId, this.#signal),
-      tell: update => this.#tell({ type: 'awareness', update }),
+      tell: update => this.#link.tell({ type: 'awareness', update }),
     })
-    const usesTabs = crossTab === 'leader' && !disableBc && CrossTab.isPossible
-    this.#tabsName = usesTabs ? `promptgrimoire ${base}/${documentId}?${new URLSearchParams(params)}` : null
+    this.#link = {
+      base,
+      api: this.#api,
+      replica: this.#replica,
+      presence: this.#presence,
+      clientId: this.clientId,
+      maxBackoffTime,
+      heartbeatTimeout,
+      waker: this.#waker,
+      state: () => ({ status: this.#status, isSynced: this.#isSynced }),
+      tell: message => this.#tabs?.post(message),
+      arrive: () => this.#arrive(),
+      lose: () => this.#lose(),
+      close: (code, reason) => this.#close(code, reason),
+      closeOtherLife: () => this.#closeOtherLife(),
+      report: failure => this.emit('connection-error', [failure, this]),
+    }
 
-    this.#announced = this.#outbox.size
     doc.on('update', this.#onUpdate)
     doc.on('destroy', this.#onDocDestroy)
     if (isBrowser) {
@@ -205,35 +208,37 @@ export class SseProvider extends ObservableV2 {
   /** The server's state has arrived on this connection. Says nothing of our own edits: see `unsyncedChanges`. */
   get synced () { return this.#isSynced }
   /** Edits that the server has not acknowledged as durable. */
-  get unsyncedChanges () { return this.#outbox.size }
-  get hasUnsyncedChanges () { return this.#outbox.size > 0 }
-  /** Who holds the stream for the tabs of this browser. */
-  get role () { return this.#role }
+  get unsyncedChanges () { return this.#sender.unsynced }
+  get hasUnsyncedChanges () { return this.#sender.unsynced > 0 }
+  /** Whether this tab holds the stream for the tabs of its browser. @returns {import('./cross-tab.js').Role} */
+  get role () { return this.#role instanceof Following ? 'follower' : 'leader' }
   /** Which life of the document this copy belongs to; null while it was never written. */
-  get epoch () { return this.#epoch }
+  get epoch () { return this.#replica.epoch }
 
   connect () {
     this.shouldConnect = true
     if (this.#connection !== null) return
-    const connection = this.#connection = new AbortController()
-    this.#blockedUntil = 0
-    this.#rejections = 0
-    this.#gaps = 0
+    const { signal } = this.#connection = new AbortController()
+    this.#replica.begin(signal)
+    this.#sender.begin(signal)
     this.#setStatus('connecting')
     if (this.#tabsName === null) {
       this.#begin('leader')
     } else {
       this.#tabs = new CrossTab(this.#tabsName, this.clientId, {
-        takeoverTimeout: this.#settings.takeoverTimeout,
-        onRole: role => this.#begin(role),
+        takeoverTimeout: this.#takeoverTimeout,
+        onRole: role => {
+          this.#begin(role)
+          this.emit('role', [role])
+        },
         onMessage: (message, fromLeader) => this.#onMessage(message, fromLeader),
-        onNewcomer: () => this.#greet(),
+        onNewcomer: () => { if (this.#role instanceof Leading) this.#role.greet() },
       })
       this.#tabs.start()
     }
-    if (this.#settings.resyncInterval > 0) {
-      const timer = setInterval(() => { if (this.#isSynced) void this.#heal(true) }, this.#settings.resyncInterval)
-      connection.signal.addEventListener('abort', () => clearInterval(timer))
+    if (this.#resyncInterval > 0) {
+      const timer = setInterval(() => { if (this.#isSynced) this.#replica.check(true) }, this.#resyncInterval)
+      signal.addEventListener('abort', () => clearInterval(timer))
     }
   }
 
@@ -244,7 +249,7 @@ export class SseProvider extends ObservableV2 {
   }
 
   destroy () {
-    if (this.shouldConnect) this.#sendRest(this.#updateBytesMax)
+    if (this.shouldConnect) this.#sender.sendRest(Infinity)
     this.disconnect()
     this.doc.off('update', this.#onUpdate)
     this.doc.off('destroy', this.#onDocDestroy)
@@ -261,7 +266,7 @@ export class SseProvider extends ObservableV2 {
     super.destroy()
   }
 
-  // Being connected, in one of two roles.
+  // Being connected.
 
   get #signal () {
     return this.#connection?.signal ?? AbortSignal.abort()
@@ -269,17 +274,19 @@ export class SseProvider extends ObservableV2 {
 
   /** @param {import('./cross-tab.js').Role} role */
   #begin (role) {
-    this.#role = role
     this.#term?.abort()
     const term = this.#term = new AbortController()
     this.#signal.addEventListener('abort', () => term.abort())
-    this.#leader = null
-    this.#leaderSeq = 0
-    this.#lose()
-    if (this.#tabs !== null) this.emit('role', [role])
-    if (term.signal.aborted) return
-    if (role === 'leader') void this.#lead(term.signal)
-    else void this.#pullAsFollower(term.signal)
+    this.#replica.expected = 0
+    if (role === 'leader') {
+      const leading = this.#role = new Leading(this.#link)
+      this.#lose()
+      void leading.run(term.signal, this.#tabs !== null)
+    } else {
+      const following = this.#role = new Following(this.#link)
+      this.#lose()
+      void following.run(term.signal)
+    }
   }
 
   /** Ends all that belongs to a connection. */
@@ -292,7 +299,7 @@ export class SseProvider extends ObservableV2 {
     this.#connection.abort()
     this.#connection = null
     this.#term = null
-    clearTimeout(this.#flushTimer)
+    this.#heldPresence = []
     this.#setSynced(false)
     this.#setStatus('disconnected')
   }
@@ -309,581 +316,88 @@ export class SseProvider extends ObservableV2 {
     this.emit('closed', [{ code, reason }, this])
   }
 
-  /** Connected no more, for now. */
-  #lose () {
-    this.#presence.lose()
-    this.#setSynced(false)
-    this.#setStatus('connecting')
-    this.#tellState()
-  }
-
-  /** Connected, and what the server had is here. */
-  #arrive () {
-    if (this.#connection === null) return // a handler of an earlier event has disconnected
-    this.#pullsInVain = 0
-    this.#setStatus('connected')
-    this.#sendBackoff.reset()
-    this.#presence.open()
-    this.#setSynced(true)
-    this.#tellState()
-    this.#planFlush()
-  }
-
-  /**
-   * Holds a stream open, again and again.
-   *
-   * @param {AbortSignal} signal
-   */
-  async #lead (signal) {
-    const backoff = new Backoff(this.#settings.maxBackoffTime)
-    while (!signal.aborted) {
-      let delay = 0
-      try {
-        delay = await this.#holdStream(backoff, signal)
-      } catch (error) {
-        if (signal.aborted) return
-        const failure = this.#explain(error)
-        if (!failure.isTemporary) return this.#close(failure.code, failure.message)
-        delay = failure.retryAfter
-        this.emit('connection-error', [failure, this])
-      }
-      if (signal.aborted) return
-      this.#lose()
-      await pause(backoff.next(delay), signal, this.#waker)
-    }
-  }
-
-  /**
-   * @param {Backoff} backoff
-   * @param {AbortSignal} signal
-   * @returns {Promise<number>} how long to wait at least before the next, in milliseconds
-   */
-  async #holdStream (backoff, signal) {
-    const ownVector = Y.encodeStateVector(this.doc)
-    let vector = encodeBase64(ownVector)
-    if (this.#cursor === null && vector.length > ADDRESS_VECTOR_CHARACTERS_MAX) {
-      // Too long for an address: ask first, and let the stream begin where the answer ends.
-      const state = await this.#api.state(ownVector, signal)
-      if (signal.aborted) return 0
-      if (!this.#isThisLife(state.epoch)) {
-        this.#closeOtherLife()
-        return 0
-      }
-      this.#apply([state.update])
-      this.#covered.reset(state.seq)
-      vector = encodeBase64(Y.encodeStateVector(this.doc))
-    }
-    // The signal of this stream alone: `offline` ends it, and the loop goes on.
-    const ends = new AbortController()
-    const end = () => ends.abort()
-    signal.addEventListener('abort', end)
-    this.#waker.addEventListener('drop', end)
-    try {
-      const body = await this.#api.events({ clientId: this.clientId, since: this.#cursor, vector }, ends.signal)
-      /** @type {import('./event-feed.js').ClosedEvent | null} */
-      let closed = null
-      const retry = await readFeed(body, {
-        silenceMax: this.#settings.heartbeatTimeout,
-        signal: ends.signal,
-        onBytes: () => this.#beat(),
-        onEvents: events => {
-          if (events.some(event => event.type === 'sync')) backoff.reset()
-          closed = this.#takeEvents(events)
-        },
-      })
-      return this.#afterStream(closed, retry)
-    } finally {
-      signal.removeEventListener('abort', end)
-      this.#waker.removeEventListener('drop', end)
-    }
-  }
-
-  /**
-   * @param {import('./event-feed.js').ClosedEvent | null} closed
-   * @param {number | null} retry
-   */
-  #afterStream (closed, retry) {
-    if (closed === null) return 0
-    if (FINAL_CODES.has(closed.code)) {
-      this.#tell({ type: 'closed', code: closed.code, reason: closed.detail })
-      this.#close(closed.code, closed.detail)
-    } else if (closed.code === 'token_expired') {
-      if (!this.#api.canRefreshToken) this.#close(closed.code, closed.detail)
-      this.#api.expireToken()
-    } else {
-      // The server stops, and everybody comes back: each at the time drawn for its stream.
-      return retry ?? 0
-    }
-    return 0
-  }
-
-  /** Where the stream is to go on. */
-  get #cursor () {
-    return this.#epoch === null ? null : `${this.#epoch}.${this.#covered.through}`
-  }
-
-  /**
-   * Takes in the events of one chunk, as one change of the document.
-   *
-   * @param {import('./event-feed.js').FeedEvent[]} events
-   * @returns {import('./event-feed.js').ClosedEvent | null}
-   */
-  #takeEvents (events) {
-    /** @type {Uint8Array[]} */
-    const updates = []
-    /** What is done when the updates are in the document: nobody's code may run, and edit, inside our transaction. */
-    /** @type {(() => void)[]} */
-    const after = []
-    /** @type {PassedEvent[]} */
-    const passed = []
-    /** @type {import('./event-feed.js').ClosedEvent | null} */
-    let closed = null
-    let isOtherLife = false
-    for (const event of events) {
-      if ('epoch' in event && !this.#isThisLife(event.epoch)) {
-        isOtherLife = true
-        break
-      }
-      switch (event.type) {
-        case 'sync':
-          updates.push(event.update)
-          after.push(() => this.#takeSync(event, passed))
-          break
-        case 'own':
-          after.push(() => {
-            this.#covered.add(event.last, event.last)
-            passed.push({ first: event.last, last: event.last, origin: this.clientId })
-          })
-          break
-        case 'update': {
-          const { first, last, update, origin } = event
-          updates.push(update)
-          after.push(() => {
-            this.#covered.add(first, last)
-            passed.push({ first, last, update, origin })
-            this.emit('remote-update', [{ origin, seq: last, bytes: update.length }])
-          })
-          break
-        }
-        case 'awareness':
-          after.push(() => {
-            this.#presence.apply(event.update)
-            this.#tell({ type: 'awareness', update: event.update })
-          })
-          break
-        case 'closed':
-          closed = event
-          break
-      }
-    }
-    const wasParked = this.#apply(updates)
-    for (const action of after) action()
-    if (passed.length > 0 && this.#epoch !== null) this.#tell({ type: 'events', epoch: this.#epoch, events: passed })
-    if (isOtherLife) this.#closeOtherLife()
-    else this.#checkWhole(wasParked)
-    return closed
-  }
-
-  /**
-   * @param {import('./event-feed.js').SyncEvent} event its update is in the document
-   * @param {PassedEvent[]} passed
-   */
-  #takeSync (event, passed) {
-    const before = this.#covered.through
-    const isResumed = event.resumed && this.#stream > 0
-    this.#covered.reset(event.seq)
-    this.#stream++
-    if (isResumed && event.seq > before) passed.push({ first: before + 1, last: event.seq, update: event.update, origin: null })
-    this.#learn(event)
-    this.#arrive()
-  }
-
-  /**
-   * Applies updates of the server as one change.
-   *
-   * @param {Uint8Array[]} updates
-   * @returns {boolean} whether parts of the document were waiting before
-   */
-  #apply (updates) {
-    const wasParked = hasParked(this.doc)
-    if (updates.length > 0) {
-      Y.transact(this.doc, () => {
-        for (const update of updates) Y.applyUpdate(this.doc, update, this)
-      }, this, false)
-    }
-    return wasParked
-  }
-
-  /**
-   * Learns from the server's state, which is in the document, what the server lacks.
-   *
-   * @param {import('./document-api.js').State} state
-   */
-  #learn ({ seq, update, vector }) {
-    this.#outbox.learn(vector)
-    this.#announceUnsynced()
-    if (compare(this.doc, vector).isBehind) this.#checkWhole(true)
-    if (update.length > 2) this.emit('remote-update', [{ origin: null, seq, bytes: update.length }])
-  }
-
-  /**
-   * The epoch under which everything here was written is the only one that may be merged: a document that was deleted
-   * and begun again is another one under the same name.
-   *
-   * @param {string | null} epoch
-   */
-  #isThisLife (epoch) {
-    this.#epoch ??= epoch
-    return this.#epoch === epoch
-  }
-
   #closeOtherLife () {
     this.#close('epoch_changed', 'the document was deleted, and perhaps begun again: this copy belongs to its earlier life')
   }
 
-  /**
-   * Fetches what is missing if it does not come by itself.
-   *
-   * @param {boolean} isSuspicious something is missing that cannot be seen here, or was completed in a way that is
-   *   not: what the server's update released may never have been sent
-   */
-  #checkWhole (isSuspicious) {
-    if (isSuspicious || !this.#isWhole) void this.#heal(isSuspicious)
+  #lose () {
+    if (this.#connection === null) return
+    this.#sender.close()
+    this.#presence.lose()
+    this.#setSynced(false)
+    this.#heldPresence = []
+    this.#setStatus('connecting')
+    if (this.#role instanceof Leading) this.#role.tellState()
   }
 
-  /** @param {boolean} isCertain ask the server even if all seems to be here */
-  async #heal (isCertain) {
-    this.#healIsCertain ||= isCertain
-    if (this.#isHealing) return
-    this.#isHealing = true
-    const signal = this.#signal
-    const backoff = new Backoff(Math.max(this.#settings.maxBackoffTime, 1000))
-    await pause(HEAL_AFTER_MS * (1 + Math.random()), signal)
-    // Without a connection: whoever makes one learns what is missing anyway.
-    while (!signal.aborted && this.#isSynced && (this.#healIsCertain || !this.#isWhole) && this.#pullsInVain < PULLS_IN_VAIN_MAX) {
-      if (!this.#isWhole) this.emit('gap', [])
-      try {
-        await this.#pull(signal)
-        this.#healIsCertain = false
-        this.#pullsInVain = this.#isWhole ? 0 : this.#pullsInVain + 1
-        this.#planFlush()
-      } catch (error) {
-        if (signal.aborted || !this.#explain(error).isTemporary) break
-      }
-      // Another node of the server may be a moment behind.
-      if (!this.#isWhole) await pause(backoff.next(), signal, this.#waker)
-    }
-    this.#isHealing = false
-  }
-
-  get #isWhole () {
-    const hasHole = this.#role === 'leader' ? this.#covered.hasHole : this.#covered.through < this.#leaderSeq
-    return !hasHole && !hasParked(this.doc)
+  #arrive () {
+    if (this.#connection === null) return // a handler of an earlier event has disconnected
+    this.#replica.arrive()
+    this.#setStatus('connected')
+    this.#presence.open() // after which only what is said anew counts
+    for (const update of this.#heldPresence.splice(0)) this.#presence.apply(update)
+    this.#setSynced(true)
+    if (this.#role instanceof Leading) this.#role.tellState()
+    this.#sender.open()
   }
 
   /**
-   * Asks the server what is lacking here.
-   *
-   * @param {AbortSignal} signal
-   */
-  async #pull (signal) {
-    const state = await this.#api.state(Y.encodeStateVector(this.doc), signal)
-    if (signal.aborted) return
-    if (!this.#isThisLife(state.epoch)) return this.#closeOtherLife()
-    const wasParked = this.#apply([state.update])
-    this.#covered.add(1, state.seq)
-    this.#learn(state)
-    if (hasParked(this.doc) && !wasParked) this.#checkWhole(false)
-  }
-
-  // Talking with the other tabs.
-
-  /** @param {Message} message */
-  #tell (message) {
-    this.#tabs?.post(message)
-  }
-
-  #tellState () {
-    if (this.#role !== 'leader') return
-    this.#beatAt = Date.now()
-    this.#tell({
-      type: 'state', status: this.#status, isSynced: this.#isSynced, epoch: this.#epoch,
-      seq: this.#covered.through, stream: this.#stream,
-    })
-  }
-
-  /** The server was heard. */
-  #beat () {
-    if (this.#tabs !== null && Date.now() - this.#beatAt > BEAT_MS) this.#tellState()
-  }
-
-  #greet () {
-    this.#tellState()
-    this.#tell({ type: 'awareness', update: this.#presence.snapshot() })
-  }
-
-  /**
-   * @param {Message} message
+   * @param {Message} message of another tab
    * @param {boolean} fromLeader
    */
   #onMessage (message, fromLeader) {
-    const signal = this.#term?.signal
-    if (signal === undefined || signal.aborted) return
+    if (this.#connection === null) return
     this.#presence.renew(RENEW_AFTER_MS)
+    const following = this.#role instanceof Following && fromLeader ? this.#role : null
     switch (message.type) {
       case 'awareness':
         if (this.#isSynced) this.#presence.apply(message.update)
+        else if (this.#heldPresence.push(message.update) > HELD_PRESENCE_MAX) this.#heldPresence.shift()
         break
       case 'gone':
         this.#presence.remove(message.awarenessClient)
         break
-      case 'closed':
-        if (this.#role === 'follower') this.#close(message.code, message.reason)
-        break
       case 'state':
-        if (this.#role === 'follower' && fromLeader) this.#onLeaderState(message, signal)
+        following?.onLeaderState(message)
         break
       case 'events':
-        if (this.#role === 'follower' && fromLeader) this.#onLeaderEvents(message.epoch, message.events)
+        following?.onLeaderEvents(message.epoch, message.events)
+        break
+      case 'closed':
+        if (following !== null) this.#close(message.code, message.reason)
         break
     }
   }
 
-  /**
-   * @param {StateMessage} state
-   * @param {AbortSignal} signal
-   */
-  #onLeaderState (state, signal) {
-    const isNewStream = state.isSynced && this.#leader?.isSynced === true && state.stream !== this.#leader.stream
-    const isLost = this.#leader?.isSynced === true && !state.isSynced
-    const isBack = state.isSynced && this.#leader?.isSynced === false
-    this.#leader = state
-    if (isLost || isNewStream) {
-      this.#hasPulled = false
-      this.#lose()
-    }
-    if (state.isSynced) this.#leaderSeq = isBack || isNewStream ? state.seq : Math.max(this.#leaderSeq, state.seq)
-    if ((isNewStream || isBack) && state.seq < this.#covered.through) this.#covered.reset(0)
-    if (state.isSynced && !this.#hasPulled) void this.#pullAsFollower(signal)
-    this.#followIfReady()
+  /** @param {import('./sender.js').Acknowledged} ack */
+  #onAck (ack) {
+    const { seq, latency, edits, update } = ack
+    this.latency = latency
+    if (this.#role instanceof Leading) this.#role.passOn(ack)
+    this.emit('ack', [{ seq, latency, bytes: update.length, edits }])
   }
-
-  /**
-   * @param {string} epoch
-   * @param {PassedEvent[]} events
-   */
-  #onLeaderEvents (epoch, events) {
-    // A leader that knows more of the document's life than we do: our own pull will say what has happened.
-    if (this.#epoch !== null && epoch !== this.#epoch) {
-      void this.#heal(true)
-      return
-    }
-    this.#epoch = epoch
-    const updates = events.flatMap(({ update, origin }) => update === undefined || origin === this.clientId ? [] : [update])
-    const wasParked = this.#apply(updates)
-    for (const { first, last, update, origin } of events) {
-      this.#leaderSeq = Math.max(this.#leaderSeq, last)
-      if (update === undefined) continue
-      this.#covered.add(first, last)
-      if (origin !== this.clientId) this.emit('remote-update', [{ origin, seq: last, bytes: update.length }])
-    }
-    this.#checkWhole(wasParked)
-  }
-
-  /**
-   * A follower's own exchange with the server: after each new stream of the leader, and at the start.
-   *
-   * @param {AbortSignal} signal
-   */
-  async #pullAsFollower (signal) {
-    if (this.#isPulling) return
-    this.#isPulling = true
-    this.#hasPulled = false
-    const backoff = new Backoff(this.#settings.maxBackoffTime)
-    while (!signal.aborted) {
-      try {
-        await this.#pull(signal)
-        if (!signal.aborted) this.#hasPulled = true
-        break
-      } catch (error) {
-        if (signal.aborted) break
-        const failure = this.#explain(error)
-        if (!failure.isTemporary) {
-          this.#close(failure.code, failure.message)
-          break
-        }
-        this.emit('connection-error', [failure, this])
-        await pause(backoff.next(failure.retryAfter), signal, this.#waker)
-      }
-    }
-    this.#isPulling = false
-    if (!signal.aborted) this.#followIfReady()
-    else if (this.#role === 'follower' && this.#term !== null && !this.#term.signal.aborted) void this.#pullAsFollower(this.#term.signal)
-  }
-
-  #followIfReady () {
-    if (this.#role !== 'follower' || this.#isSynced || !this.#hasPulled || this.#leader?.isSynced !== true) return
-    this.#arrive()
-    this.#checkWhole(false)
-  }
-
-  // Sending.
 
   /**
    * @param {Uint8Array} update
    * @param {unknown} origin
-   * @param {Y.Doc} _doc
-   * @param {Y.Transaction} transaction
+   * @param {Doc} _doc
+   * @param {import('yjs').Transaction} transaction
    */
   #onUpdate = (update, origin, _doc, transaction) => {
-    if (origin === this) return
-    this.#outbox.add(update, transaction.local)
-    this.#announceUnsynced()
-    this.#planFlush()
-  }
-
-  /** In a microtask, so that what happens in one turn goes out in one post. */
-  #planFlush () {
-    if (this.#flushIsPlanned) return
-    this.#flushIsPlanned = true
-    queueMicrotask(() => {
-      this.#flushIsPlanned = false
-      void this.#flush()
-    })
-  }
-
-  /** @param {number} ms */
-  #flushAfter (ms) {
-    clearTimeout(this.#flushTimer)
-    this.#flushTimer = setTimeout(() => this.#planFlush(), ms)
-  }
-
-  async #flush () {
-    if (!this.#isSynced || this.#outbox.isFlying || !this.#outbox.hasWaiting) return
-    const wait = this.#blockedUntil - Date.now()
-    if (wait > 0) {
-      if (wait !== Infinity) this.#flushAfter(wait)
-      return
-    }
-    const batch = this.#outbox.take()
-    if (batch === null) return
-    const signal = this.#signal
-    const sentAt = performance.now()
-    try {
-      if (batch.update.length > this.#updateBytesMax) {
-        throw new ApiError(413, 'too_large', `an update of ${batch.update.length} bytes; the server takes ${this.#updateBytesMax}`)
-      }
-      // Not ended by `disconnect`: whether it arrived is worth knowing even then.
-      const { epoch, seq, changed } = await this.#api.postUpdate(batch.update, this.clientId, this.#epoch, new AbortController().signal)
-      this.#outbox.settle(batch)
-      this.#sendBackoff.reset()
-      this.#gaps = 0
-      this.#rejections = 0
-      this.latency = performance.now() - sentAt
-      if (epoch !== null && !this.#isThisLife(epoch)) return this.#closeOtherLife()
-      if (changed && this.#role === 'leader' && epoch !== null) {
-        // The stream only says that it was logged; these are the bytes for the other tabs.
-        const { clientId: origin } = this
-        this.#tell({ type: 'events', epoch, events: [{ first: seq, last: seq, update: batch.update, origin }] })
-      }
-      this.emit('ack', [{ seq, latency: this.latency, bytes: batch.update.length, edits: batch.edits }])
-      this.#announceUnsynced()
-      this.#planFlush()
-    } catch (error) {
-      this.#outbox.putBack(batch)
-      this.#announceUnsynced()
-      if (signal.aborted) this.#planFlush()
-      else this.#onSendFailure(this.#explain(error), batch)
-    }
-  }
-
-  /**
-   * @param {ApiError} failure
-   * @param {import('./outbox.js').Batch} batch
-   */
-  #onSendFailure (failure, batch) {
-    if (failure.isTemporary) {
-      this.emit('connection-error', [failure, this])
-      this.#flushAfter(this.#sendBackoff.next(failure.retryAfter))
-    } else if (failure.code === 'missing_updates') {
-      this.#onMissing(failure)
-    } else if (failure.code === 'epoch_changed') {
-      this.#close('epoch_changed', failure.message)
-    } else if (failure.status === 403 || failure.status === 413 || failure.status === 422) {
-      this.#onRejected(failure, batch.update.length)
-    } else {
-      this.#close(failure.code, failure.message)
-    }
-  }
-
-  /**
-   * The server lacks something that our update builds on, and says what it has.
-   *
-   * @param {ApiError} failure
-   */
-  #onMissing (failure) {
-    this.emit('gap', [])
-    this.#gaps++
-    if (typeof failure.problem.state_vector === 'string' && this.#gaps <= GAPS_MAX) {
-      this.#outbox.learn(decodeBase64(failure.problem.state_vector))
-      this.#outbox.mark()
-      this.#announceUnsynced()
-      this.#planFlush()
-      return
-    }
-    // The difference is refused as well: perhaps we hold a part that hangs in the air. Fetch first, then try again.
-    const signal = this.#signal
-    this.#outbox.mark()
-    void (async () => {
-      await pause(this.#sendBackoff.next(), signal)
-      if (signal.aborted) return
-      await this.#pull(signal).catch(() => {})
-      this.#planFlush()
-    })()
-  }
-
-  /**
-   * The server will not take this. The edit stays here, and unsynced; reading goes on. The next edit may make it
-   * acceptable again, if it undoes what was too large.
-   *
-   * @param {ApiError} failure
-   * @param {number} bytes of the update
-   */
-  #onRejected (failure, bytes) {
-    const { limit } = failure.problem
-    this.#rejections++
-    // A limit below what we tried is one for updates; the other is the whole document's.
-    if (typeof limit === 'number' && limit < bytes) this.#updateBytesMax = limit
-    this.#outbox.mark()
-    if (failure.status === 403) this.#blockedUntil = Infinity
-    else this.#blockedUntil = Date.now() + Math.min(30_000, 1000 * 2 ** (this.#rejections - 1))
-    this.emit('rejected', [failure])
-    if (failure.status === 422 && this.#rejections >= REJECTIONS_MAX) this.#close(failure.code, failure.message)
-  }
-
-  /**
-   * Sends what is not acknowledged in a request that outlives us.
-   *
-   * @param {number} bytesMax
-   */
-  #sendRest (bytesMax) {
-    const rest = this.#outbox.peekAll()
-    if (rest !== null && rest.length <= bytesMax && this.#blockedUntil <= Date.now()) {
-      this.#api.sendLeaving('/updates', rest, this.clientId, this.#epoch)
-    }
+    if (origin !== this) this.#sender.add(update, transaction.local)
   }
 
   // The page's life.
 
   #onDocDestroy = () => this.destroy()
 
-  #onOnline = () => this.#waker.dispatchEvent(new Event('wake'))
+  #onOnline = () => { this.#waker.dispatchEvent(new Event('wake')) }
 
-  #onOffline = () => this.#waker.dispatchEvent(new Event('drop'))
+  #onOffline = () => { this.#waker.dispatchEvent(new Event('drop')) }
 
   #onPageHide = () => {
     if (!this.shouldConnect) return
-    this.#sendRest(LEAVING_UPDATE_BYTES_MAX)
+    this.#sender.sendRest(LEAVING_UPDATE_BYTES_MAX)
     this.#resumeOnReturn = true
     // An open stream or a lock would keep the page out of the back/forward cache, and the other tabs waiting.
     this.#leave()
@@ -893,18 +407,18 @@ export class SseProvider extends ObservableV2 {
   #onPageShow = event => {
     if (!event.persisted || !this.#resumeOnReturn) return
     this.#resumeOnReturn = false
-    this.connect()
+    if (this.shouldConnect) this.connect()
   }
 
   /** A hidden tab of a phone may end without another word. */
   #onVisibility = () => {
-    if (document.visibilityState === 'hidden' && this.shouldConnect) this.#sendRest(LEAVING_UPDATE_BYTES_MAX)
-    else this.#onOnline()
+    if (document.visibilityState === 'visible') this.#onOnline()
+    else if (this.shouldConnect) this.#sender.sendRest(LEAVING_UPDATE_BYTES_MAX)
   }
 
   /** @param {BeforeUnloadEvent} event */
   #onBeforeUnload = event => {
-    if (this.#settings.warnOnClose && this.hasUnsyncedChanges) event.preventDefault()
+    if (this.#warnOnClose && this.hasUnsyncedChanges) event.preventDefault()
   }
 
   // Telling.
@@ -922,18 +436,6 @@ export class SseProvider extends ObservableV2 {
     this.#isSynced = isSynced
     this.emit('synced', [isSynced])
     this.emit('sync', [isSynced])
-  }
-
-  #announceUnsynced () {
-    if (this.#announced === this.#outbox.size) return
-    this.#announced = this.#outbox.size
-    this.emit('unsynced', [this.#announced])
-  }
-
-  /** @param {unknown} error */
-  #explain (error) {
-    if (error instanceof ApiError) return error
-    return new ApiError(0, 'failed', error instanceof Error ? error.message : String(error), { cause: error })
   }
 }
 

@@ -48,13 +48,35 @@ const INLINE_LOAD_BYTES_MAX: u64 = 64 << 10;
 type Reply<T> = oneshot::Sender<Result<T, DocumentError>>;
 
 pub(super) enum Command {
-    Change { change: Change, origin: Origin, user: Option<String>, expected: Expected, reply: Reply<Written> },
-    State { state_vector: Option<Bytes>, reply: Reply<State> },
-    Text { root: String, reply: Reply<(Epoch, Sequence, String)> },
-    Head { reply: Reply<(Epoch, Sequence)> },
-    Subscribe { known: Known, reply: Reply<Subscription> },
-    Delete { reply: Reply<bool> },
+    /// Boxed: the inbox of every open document has room for a few commands.
+    Change(Box<ChangeRequest>),
+    State {
+        state_vector: Option<Bytes>,
+        reply: Reply<State>,
+    },
+    Text {
+        root: String,
+        reply: Reply<(Epoch, Sequence, String)>,
+    },
+    Head {
+        reply: Reply<(Epoch, Sequence)>,
+    },
+    Subscribe {
+        known: Box<Known>,
+        reply: Reply<Subscription>,
+    },
+    Delete {
+        reply: Reply<bool>,
+    },
     Unload,
+}
+
+pub(super) struct ChangeRequest {
+    pub(super) change: Change,
+    pub(super) origin: Origin,
+    pub(super) user: Option<String>,
+    pub(super) expected: Expected,
+    pub(super) reply: Reply<Written>,
 }
 
 /// One life of the document, as far as it was told.
@@ -159,7 +181,7 @@ impl Actor {
     /// Carries out a command. Returns one that was taken from the inbox and is still to do.
     async fn obey(&mut self, command: Command) -> Option<Command> {
         match command {
-            Command::Change { .. } => return self.turn(command).await,
+            Command::Change(request) => return self.turn(request).await,
             Command::State { state_vector, reply } => {
                 let state = self.state(state_vector.as_deref()).await;
                 let _ = reply.send(state);
@@ -176,7 +198,7 @@ impl Actor {
                 let _ = reply.send(head.map(|life| (life.epoch, life.head)));
             }
             Command::Subscribe { known, reply } => {
-                let subscription = self.subscribe(known).await;
+                let subscription = self.subscribe(*known).await;
                 let _ = reply.send(subscription);
             }
             Command::Delete { reply } => {
@@ -193,11 +215,12 @@ impl Actor {
     }
 
     /// Takes the changes that wait, merges each, appends them all at once, then answers and tells.
-    async fn turn(&mut self, first: Command) -> Option<Command> {
+    async fn turn(&mut self, first: Box<ChangeRequest>) -> Option<Command> {
         let now = Timestamp::from(SystemTime::now());
         let mut turn = Turn::default();
-        let mut next = Some(first);
-        while let Some(Command::Change { change, origin, user, expected, reply }) = next {
+        let mut next = Some(Command::Change(first));
+        while let Some(Command::Change(request)) = next {
+            let ChangeRequest { change, origin, user, expected, reply } = *request;
             let answer = self.merge(&mut turn, change, origin, user, expected, now).await;
             turn.answers.push((reply, answer));
             let full = turn.answers.len() >= TURN_CHANGES_MAX || turn.bytes >= TURN_BYTES_MAX;
@@ -345,6 +368,10 @@ impl Actor {
             ..tail
         };
         self.life = Some(Life { epoch: summary.epoch, head: summary.head });
+        if events.is_empty() {
+            // A snapshot was compared with what it loads as before it was written.
+            self.whole = snapshot.map(|snapshot| snapshot.update);
+        }
         self.replica = Some(replica);
         self.in_doubt = false;
         Ok(())

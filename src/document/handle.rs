@@ -15,7 +15,7 @@ use crate::event::{Event, Origin};
 use crate::ids::{ClientId, DocumentId, Epoch, Sequence};
 use crate::store::{PageLimit, Retention, Store, StoreError};
 
-use super::actor::{Actor, Command};
+use super::actor::{Actor, ChangeRequest, Command};
 use super::presence::{Client, Connected, Presence, Refused};
 use super::replica::Replica;
 use super::subscription::{Broadcast, Closing, Known, State, Subscription, Told};
@@ -261,7 +261,8 @@ impl Document {
         user: Option<String>,
         expected: Expected,
     ) -> Result<Written, DocumentError> {
-        self.ask(|reply| Command::Change { change, origin, user, expected, reply }).await?
+        self.ask(|reply| Command::Change(Box::new(ChangeRequest { change, origin, user, expected, reply })))
+            .await?
     }
 
     /// The whole document, or what the holder of `state_vector` lacks.
@@ -344,7 +345,7 @@ impl Document {
     /// # Errors
     /// `Unavailable`, `Damaged`. A document never written is an empty one.
     pub async fn subscribe(&self, known: Known) -> Result<Subscription, DocumentError> {
-        self.ask(|reply| Command::Subscribe { known, reply }).await?
+        self.ask(|reply| Command::Subscribe { known: Box::new(known), reply }).await?
     }
 
     /// Deletes the document; its streams end. `false`: there was none.

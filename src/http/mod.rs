@@ -69,8 +69,9 @@ pub fn routes(
         pages::conversation(),
         pages::files(),
     ];
-    let all =
-        table.into_iter().reduce(|all, route| all.or(route).unify().boxed()).expect("the table is not empty");
+    // Folded from the end: a route then stands behind those before it only, and the busiest come first.
+    let all = table.into_iter().rev().reduce(|rest, route| route.or(rest).unify().boxed());
+    let all = all.expect("the table is not empty");
     all.recover(not_found).unify().map(with_common_headers).boxed()
 }
 

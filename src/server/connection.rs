@@ -74,12 +74,13 @@ impl AsyncRead for Connection {
     ) -> Poll<io::Result<()>> {
         loop {
             ready!(self.stream.poll_read_ready(context))?;
-            match self.stream.try_read(buffer.initialize_unfilled()) {
+            let room = buffer.remaining();
+            // Not `initialize_unfilled`: zeroing the rest of the buffer makes all of it resident.
+            match self.stream.try_read_buf(buffer) {
                 Ok(bytes) => {
-                    if bytes == 0 && buffer.remaining() > 0 {
+                    if bytes == 0 && room > 0 {
                         self.peer_is_done.store(true, Ordering::Relaxed);
                     }
-                    buffer.advance(bytes);
                     return Poll::Ready(Ok(()));
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}

@@ -66,20 +66,17 @@ test('two people type at once, and each one\'s letters stay in order', { timeout
   assert.equal((await server.clients(id)).length, 2)
 })
 
-test('tabs and people see who is there, and see them go', { timeout }, async t => {
+test('tabs and people see who is there', { timeout }, async t => {
   const server = await startServer(t)
   const id = newDocumentId()
   const [ada, bob] = [await user(t), await user(t)]
   const tabs = [await openTab(ada, server.url, id), await openTab(ada, server.url, id), await openTab(bob, server.url, id)]
   const people = () => Promise.all(tabs.map(async tab => (await tab.state()).people))
   await until('each sees three', async () => (await people()).every(count => count === 3), { seen: people })
-  const gone = tabs.splice(1, 1)[0]
-  await gone.page.close({ runBeforeUnload: false })
-  // Without a goodbye its presence lasts until nobody has renewed it for long; a page that is left says goodbye.
-  const another = await openTab(ada, server.url, id)
-  await another.untilSaved()
-  await another.page.goto('about:blank')
-  await until('that one has gone', async () => (await people()).every(count => count <= 3), { seen: people })
+  for (const [i, tab] of tabs.entries()) await tab.page.evaluate(i => provider.awareness.setLocalStateField('name', `n${i}`), i)
+  const names = () => Promise.all(tabs.map(tab =>
+    tab.page.evaluate(() => [...provider.awareness.getStates().values()].map(({ name }) => name).sort().join())))
+  await until('each knows the names', async () => (await names()).every(list => list === 'n0,n1,n2'), { seen: names })
 })
 
 test('a follower that leaves is gone for everybody at once', { timeout }, async t => {
@@ -220,6 +217,29 @@ test('a deleted document that begins again is not mixed with the old one', { tim
   assert.equal(await server.text(id), 'new life')
 })
 
+test('a document that begins while a tab asks for it is not taken for another one', { timeout }, async t => {
+  const server = await startServer(t)
+  const id = newDocumentId()
+  const context = await user(t)
+  const leader = await openTab(context, server.url, id)
+  await leader.untilSaved()
+  let wasAsked = false
+  let answer = () => {}
+  const mayAnswer = new Promise(resolve => { answer = () => resolve(undefined) })
+  await context.route('**/state?*', async route => {
+    const response = await route.fetch()
+    wasAsked = true
+    await mayAnswer
+    await route.fulfill({ response })
+  }, { times: 1 })
+  const follower = await openTab(context, server.url, id)
+  await until('it was told that there is no such document', () => wasAsked)
+  await leader.write('begun')
+  await until('it hears otherwise from the other tab', async () => await follower.text() === 'begun')
+  answer()
+  await untilEqual([leader, follower], { length: 5 })
+})
+
 test('the leading tab is closed: another takes over', { timeout }, async t => {
   const server = await startServer(t)
   const id = newDocumentId()
@@ -357,4 +377,26 @@ test('two providers for different documents in one tab do not hear each other', 
   assert.equal(await tabs[0].text(), 'one')
   assert.equal(await tabs[1].text(), 'two')
   assert.deepEqual(await roles(tabs), ['leader', 'leader'])
+})
+
+test('seven tabs with seven documents: each is kept in step, and no post waits for a connection', { timeout }, async t => {
+  const server = await startServer(t)
+  const ids = Array.from({ length: 7 }, () => newDocumentId())
+  const [here, there] = [await user(t), await user(t)]
+  const tabs = []
+  for (const id of ids) tabs.push(await openTab(here, server.url, id))
+  for (const [i, tab] of tabs.entries()) await tab.type(`tab ${i} `)
+  for (const tab of tabs) await tab.untilSaved()
+  const streams = async () => (await Promise.all(ids.map(id => server.clients(id)))).flat().length
+  assert.equal(await streams(), 4)
+
+  const other = await openTab(there, server.url, ids[6])
+  await other.write('news')
+  await untilEqual([tabs[6], other], { length: 10 })
+
+  await tabs.shift().page.close()
+  ids.shift()
+  await until('one of the others has its place', async () => await streams() === 4 + 1, { seen: streams })
+  await tabs[5].write(' and more')
+  await untilEqual([tabs[5], other], { length: 19 })
 })

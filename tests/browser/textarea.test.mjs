@@ -221,13 +221,19 @@ test('the textarea', { timeout: 240_000 }, async t => {
       const { left, top } = element.getBoundingClientRect()
       return { left: Math.round(left), top: Math.round(top) }
     })
-    // Where the mirror says the caret stands, the browser puts the text: seven letters of one width from the edge.
     const { left, top } = await place()
+    // Every place it is drawn at, for Grace's own page would put a wrong one right a moment later.
+    const places = await caret.evaluateHandle(element => {
+      const places = new Set([element.style.getPropertyValue('--left')])
+      new MutationObserver(() => places.add(element.style.getPropertyValue('--left'))).observe(element, { attributeFilter: ['style'] })
+      return places
+    })
     await editor.select(7)
     await editor.type(' three')
     await grace.untilShows('one two three')
     assert.deepEqual((await grace.state()).selection, [7, 7])
     assert.deepEqual(await place(), { left, top })
+    assert.equal(await places.evaluate(places => places.size), 1)
     await editor.select(0)
     await editor.type('\n')
     await until('the caret is a line further down', async () => (await place()).top === top + 24, { seen: place })

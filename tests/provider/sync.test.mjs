@@ -304,6 +304,41 @@ test('missing updates have a patience of their own', { timeout }, async t => {
   assert.equal(await server.text(id), 'abc')
 })
 
+test('a document that begins while its stream is opened is not taken for another one', { timeout }, async t => {
+  const server = await startServer(t)
+  const proxy = await startProxy(t, server)
+  const id = newDocumentId()
+  const gates = []
+  /** Lets the request through when the test opens its gate. */
+  const gate = name => new Promise(open => gates.push({ name, open }))
+  let streams = 0
+  const peer = open(t, proxy.url, id, {
+    fetch: async (address, init) => {
+      const { pathname } = new URL(address)
+      // The post does not go through the proxy: it survives the cut.
+      if (pathname.endsWith('/updates')) return gate('post').then(() => fetch(address.replace(proxy.url, server.url), init))
+      const response = await fetch(address, init)
+      if (pathname.endsWith('/events') && ++streams === 2) await gate('stream')
+      return response
+    },
+  })
+  await peer.provider.whenSynced
+  peer.text.insert(0, 'begun')
+  await until('the post waits', () => gates.length === 1)
+  proxy.cut()
+  await until('the second stream is open', () => gates.length === 2)
+  gates[0].open()
+  await until('the post is acknowledged', () => peer.named('ack').length === 1)
+  gates[1].open()
+  await until('it is synced again', () => peer.provider.synced, { seen: show(peer) })
+  await until('everything is posted', () => {
+    for (const { name, open } of gates) if (name === 'post') open()
+    return !peer.provider.hasUnsyncedChanges
+  })
+  assert.deepEqual(peer.named('closed'), [])
+  assert.equal(await server.text(id), 'begun')
+})
+
 test('a document deleted meanwhile is not merged into the one that follows it', { timeout }, async t => {
   const server = await startServer(t)
   const proxy = await startProxy(t, server)
