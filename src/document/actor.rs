@@ -515,6 +515,9 @@ impl Actor {
 
     async fn delete(&mut self) -> Result<bool, DocumentError> {
         let deleted = self.store.delete(&self.id).await?;
+        if !deleted && self.life.is_none() {
+            return Ok(false);
+        }
         self.discard();
         self.life = None;
         self.in_doubt = false;

@@ -360,3 +360,216 @@ impl Update {
         Some(update)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn presence() -> Presence {
+        Presence::new(3)
+    }
+
+    fn id(name: &str) -> ClientId {
+        name.parse().expect("a client id")
+    }
+
+    fn client(name: &str) -> Client {
+        let connected_at = Timestamp::from_milliseconds(0);
+        Client { client_id: id(name), label: None, user: None, connected_at }
+    }
+
+    fn seconds(seconds: f64) -> Duration {
+        Duration::from_secs_f64(seconds)
+    }
+
+    /// An awareness update of one state. `"null"`: gone.
+    fn update(number: u64, clock: u64, json: &str) -> Vec<u8> {
+        let mut update = Update::default();
+        update.push(number, clock, Some(json));
+        update.finish().expect("one state was pushed")
+    }
+
+    /// What is told, as (number, clock, JSON).
+    fn told(update: Option<Vec<u8>>) -> Vec<(u64, u64, String)> {
+        let Some(update) = update else { return Vec::new() };
+        let entries = read_update(&update).expect("what is told is an awareness update");
+        let text = |entry: &Entry<'_>| entry.json.unwrap_or("null").to_owned();
+        let mut told: Vec<_> = entries.iter().map(|entry| (entry.number, entry.clock, text(entry))).collect();
+        told.sort();
+        told
+    }
+
+    fn state(number: u64, clock: u64, json: &str) -> (u64, u64, String) {
+        (number, clock, json.to_owned())
+    }
+
+    #[test]
+    fn a_state_without_a_stream_lives_35_seconds_from_its_last_renewal() {
+        let start = Instant::now();
+        let mut presence = presence();
+        presence.apply(&id("a"), &update(1, 1, "{}"), start).expect("taken");
+        assert_eq!(told(presence.expire(start + seconds(34.9))), []);
+        presence.apply(&id("a"), &update(1, 2, "{}"), start + seconds(34.9)).expect("renewed");
+        assert_eq!(told(presence.expire(start + seconds(69.8))), []);
+        assert_eq!(told(presence.expire(start + seconds(69.9))), [state(1, 2, "null")]);
+        assert_eq!(told(presence.expire(start + seconds(100.0))), []);
+        assert!(presence.is_empty());
+    }
+
+    #[test]
+    fn a_state_with_a_stream_behind_it_lives_on_without_renewal() {
+        let start = Instant::now();
+        let mut presence = presence();
+        presence.register(client("a"));
+        presence.apply(&id("a"), &update(1, 1, "{}"), start).expect("taken");
+        assert_eq!(told(presence.expire(start + seconds(3600.0))), []);
+        assert_eq!(told(presence.snapshot()), [state(1, 1, "{}")]);
+    }
+
+    #[test]
+    fn states_are_removed_at_the_same_clock_3_seconds_after_the_last_stream_ended() {
+        let start = Instant::now();
+        let mut presence = presence();
+        assert!(presence.register(client("a")).is_some());
+        assert!(presence.register(client("a")).is_none());
+        presence.apply(&id("a"), &update(1, 7, "{}"), start).expect("taken");
+        assert!(presence.unregister(&id("a"), start).is_none());
+        assert_eq!(told(presence.expire(start + seconds(60.0))), []);
+        let ended = start + seconds(60.0);
+        assert!(presence.unregister(&id("a"), ended).is_some());
+        assert_eq!(told(presence.expire(ended + seconds(2.9))), []);
+        assert_eq!(told(presence.expire(ended + seconds(3.0))), [state(1, 7, "null")]);
+        let back = presence.apply(&id("a"), &update(1, 8, "{}"), ended + seconds(4.0)).expect("taken");
+        assert_eq!(told(back), [state(1, 8, "{}")], "a returning client's next state wins");
+    }
+
+    #[test]
+    fn a_client_that_is_back_within_3_seconds_keeps_its_states() {
+        let start = Instant::now();
+        let mut presence = presence();
+        presence.register(client("a"));
+        presence.apply(&id("a"), &update(1, 1, "{}"), start).expect("taken");
+        presence.unregister(&id("a"), start);
+        presence.register(client("a"));
+        assert_eq!(told(presence.expire(start + seconds(600.0))), []);
+        // The grace begins anew with the next end.
+        presence.unregister(&id("a"), start + seconds(600.0));
+        assert_eq!(told(presence.expire(start + seconds(602.9))), []);
+        assert_eq!(told(presence.expire(start + seconds(603.0))), [state(1, 1, "null")]);
+    }
+
+    #[test]
+    fn a_state_renewed_after_the_stream_ended_has_the_life_of_one_without() {
+        let start = Instant::now();
+        let mut presence = presence();
+        presence.register(client("a"));
+        presence.apply(&id("a"), &update(1, 1, "{}"), start).expect("taken");
+        presence.unregister(&id("a"), start);
+        presence.apply(&id("a"), &update(1, 2, "{}"), start + seconds(1.0)).expect("renewed");
+        assert_eq!(told(presence.expire(start + seconds(3.0))), []);
+        assert_eq!(told(presence.expire(start + seconds(35.9))), []);
+        assert_eq!(told(presence.expire(start + seconds(36.0))), [state(1, 2, "null")]);
+    }
+
+    #[test]
+    fn a_state_of_somebody_elses_is_left_alone_and_the_rest_is_taken() {
+        let now = Instant::now();
+        let mut presence = presence();
+        presence.apply(&id("a"), &update(1, 5, "{}"), now).expect("taken");
+        let mut both = Update::default();
+        both.push(1, 9, None);
+        both.push(2, 1, Some("[]"));
+        let both = both.finish().expect("two states were pushed");
+        assert_eq!(told(presence.apply(&id("b"), &both, now).expect("taken")), [state(2, 1, "[]")]);
+        assert_eq!(told(presence.snapshot()), [state(1, 5, "{}"), state(2, 1, "[]")]);
+    }
+
+    #[test]
+    fn a_higher_clock_wins_and_at_the_same_clock_only_a_departure_does() {
+        let now = Instant::now();
+        let mut presence = presence();
+        let mut apply = |clock, json: &str| {
+            told(presence.apply(&id("a"), &update(1, clock, json), now).expect("an awareness update"))
+        };
+        assert_eq!(apply(3, "1"), [state(1, 3, "1")]);
+        assert_eq!(apply(3, "2"), []);
+        assert_eq!(apply(2, "null"), []);
+        assert_eq!(apply(3, "null"), [state(1, 3, "null")]);
+        assert_eq!(apply(3, "null"), []);
+        assert_eq!(apply(3, "1"), [], "an old message brings nothing back");
+        assert_eq!(apply(4, "1"), [state(1, 4, "1")]);
+        assert_eq!(apply(9, "null"), [state(1, 9, "null")]);
+    }
+
+    #[test]
+    fn an_update_is_taken_whole_or_refused_whole() {
+        let now = Instant::now();
+        let mut presence = presence();
+        let mut good = update(1, 1, "{}");
+        good[0] = 2;
+        assert!(matches!(presence.apply(&id("a"), &good, now), Err(Refused::Malformed(_))));
+        good.extend_from_slice(&update(2, 1, "{]")[1..]);
+        assert!(matches!(presence.apply(&id("a"), &good, now), Err(Refused::NotJson(_))));
+        let too_late = update(1, CLOCK_MAX + 1, "{}");
+        assert!(matches!(presence.apply(&id("a"), &too_late, now), Err(Refused::Malformed(_))));
+        assert!(presence.is_empty());
+    }
+
+    #[test]
+    fn a_document_has_room_for_so_many_states_and_no_more() {
+        let now = Instant::now();
+        let mut presence = presence();
+        for number in 1..=3 {
+            presence.apply(&id("a"), &update(number, 1, "{}"), now).expect("there is room");
+        }
+        assert_eq!(presence.apply(&id("a"), &update(4, 1, "{}"), now), Err(Refused::Full(3)));
+        assert_eq!(presence.put(&id("b"), Some("{}"), 5, now), Err(Refused::Full(3)));
+        presence.apply(&id("a"), &update(1, 2, "{}"), now).expect("what is there can change");
+        presence.apply(&id("a"), &update(2, 1, "null"), now).expect("and go");
+        assert_eq!(told(presence.put(&id("b"), Some("{}"), 5, now).expect("room")), [state(5, 1, "{}")]);
+    }
+
+    #[test]
+    fn a_state_put_as_json_is_renewed_for_yjs_clients_every_15_seconds() {
+        let start = Instant::now();
+        let mut presence = presence();
+        presence.register(client("a"));
+        assert_eq!(told(presence.put(&id("a"), Some("{}"), 9, start).expect("room")), [state(9, 1, "{}")]);
+        assert_eq!(told(presence.expire(start + seconds(14.9))), []);
+        assert_eq!(told(presence.expire(start + seconds(15.0))), [state(9, 2, "{}")]);
+        assert_eq!(told(presence.expire(start + seconds(29.9))), []);
+        assert_eq!(told(presence.expire(start + seconds(30.0))), [state(9, 3, "{}")]);
+        let changed = presence.put(&id("a"), Some("[]"), 77, start + seconds(31.0)).expect("room");
+        assert_eq!(told(changed), [state(9, 4, "[]")], "its number stays");
+        let gone = presence.put(&id("a"), None, 78, start + seconds(32.0)).expect("room");
+        assert_eq!(told(gone), [state(9, 4, "null")]);
+    }
+
+    #[test]
+    fn a_state_put_by_a_client_without_a_stream_lives_35_seconds() {
+        let start = Instant::now();
+        let mut presence = presence();
+        presence.put(&id("a"), Some("{}"), 9, start).expect("room");
+        assert_eq!(told(presence.expire(start + seconds(15.0))), [state(9, 2, "{}")]);
+        assert_eq!(told(presence.expire(start + seconds(30.0))), [state(9, 3, "{}")]);
+        assert_eq!(told(presence.expire(start + seconds(35.0))), [state(9, 3, "null")]);
+    }
+
+    #[test]
+    fn clients_are_listed_while_they_have_a_stream() {
+        let now = Instant::now();
+        let mut presence = presence();
+        presence.register(client("b"));
+        presence.register(client("a"));
+        presence.register(client("b"));
+        let names = |presence: &Presence| -> Vec<(String, usize)> {
+            let connected = presence.connected().into_iter();
+            connected.map(|entry| (entry.client.client_id.to_string(), entry.streams)).collect()
+        };
+        assert_eq!(names(&presence), [("a".into(), 1), ("b".into(), 2)]);
+        presence.unregister(&id("b"), now);
+        presence.unregister(&id("a"), now);
+        assert_eq!(names(&presence), [("b".into(), 1)]);
+        assert!(presence.unregister(&id("nobody"), now).is_none());
+    }
+}

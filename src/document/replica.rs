@@ -75,7 +75,7 @@ impl Replica {
     ) -> Result<Self, String> {
         let mut replica = Self::new();
         for (number, update) in snapshot.into_iter().chain(tail).enumerate() {
-            replica.merge(update, &Origin::Anonymous).map_err(|error| match error {
+            replica.merge(update, &Origin::Anonymous, usize::MAX).map_err(|error| match error {
                 ChangeError::Refused(error) => format!("update {number} of its log is refused: {error}"),
                 ChangeError::Broken { reason } => format!("update {number} of its log fails: {reason}"),
             })?;
@@ -101,8 +101,7 @@ impl Replica {
     ) -> Result<Changed, ChangeError> {
         match change {
             Change::Update(update) => {
-                self.check_size(update.len(), bytes_max)?;
-                let changed = self.merge(update, origin)?;
+                let changed = self.merge(update, origin, bytes_max)?;
                 Ok(if changed { Changed::Update(update.clone()) } else { Changed::Nothing })
             }
             Change::SetText { root, text } => {
@@ -127,7 +126,9 @@ impl Replica {
     }
 
     /// Merges an update. `false`: everything in it was known.
-    fn merge(&mut self, bytes: &[u8], origin: &Origin) -> Result<bool, ChangeError> {
+    ///
+    /// `bytes_max`: how long the whole state may become; a repeat makes nothing longer.
+    fn merge(&mut self, bytes: &[u8], origin: &Origin, bytes_max: usize) -> Result<bool, ChangeError> {
         let outline = format::read_update(bytes).map_err(|error| match error {
             FormatError::Unsupported { content } => DocumentError::Unsupported { content },
             invalid @ FormatError::Invalid { .. } => DocumentError::Invalid { reason: invalid.to_string() },
@@ -140,6 +141,7 @@ impl Replica {
         if admission.changes_nothing() {
             return Ok(false);
         }
+        self.check_size(bytes.len(), bytes_max)?;
         // Our own reader took it: where the library does not, nothing has happened yet.
         let update =
             Update::decode_v1(bytes).map_err(|error| DocumentError::Invalid { reason: error.to_string() })?;

@@ -172,8 +172,13 @@ async fn handle(
         let frame = reader.next().await?;
         Some((frame, reader))
     });
-    let slot =
-        Arc::new(Slot { reading: Mutex::new(Reading { frames: Some(Box::pin(frames)), handed_over: None }) });
+    let slot = Arc::new(Slot {
+        reading: Mutex::new(Reading {
+            frames: Some(Box::pin(frames)),
+            rest: Bytes::new(),
+            handed_over: None,
+        }),
+    });
     streams.0.watched().push(Arc::downgrade(&slot));
     let mut response = warp::reply::stream(EventBody(slot)).into_response();
     response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static(EVENT_STREAM));
@@ -402,6 +407,9 @@ struct Slot {
 struct Reading {
     /// `None`: taken away.
     frames: Option<Frames>,
+    /// What the connection was not handed yet of the last frames: it stays when the stream is let go,
+    /// since half a frame can't be followed by another.
+    rest: Bytes,
     /// When the connection was given bytes and has not come back for more since.
     handed_over: Option<Instant>,
 }
@@ -428,6 +436,13 @@ impl Stream for EventBody {
 
     fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let mut reading = self.0.reading();
+        if !reading.rest.is_empty() {
+            // By pieces, so that whoever takes some of a large frame is seen to.
+            let bytes = reading.rest.len().min(WRITE_BYTES);
+            let piece = reading.rest.split_to(bytes);
+            reading.handed_over = Some(Instant::now());
+            return Poll::Ready(Some(Ok(piece)));
+        }
         let Some(frames) = reading.frames.as_mut() else {
             // The stream was let go and the connection takes bytes again: these are its last.
             let last = reading.handed_over.take();
@@ -438,6 +453,12 @@ impl Stream for EventBody {
             Poll::Ready(Some(_)) => Some(Instant::now()),
             Poll::Ready(None) | Poll::Pending => None,
         };
-        polled.map(|frame| frame.map(Ok))
+        polled.map(|frame| {
+            frame.map(|mut frame| {
+                let bytes = frame.len().min(WRITE_BYTES);
+                reading.rest = frame.split_off(bytes);
+                Ok(frame)
+            })
+        })
     }
 }

@@ -21,7 +21,8 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 use warp::filters::BoxedFilter;
-use warp::http::HeaderValue;
+use warp::http::{HeaderValue, Method, header};
+use warp::hyper::body::Body;
 use warp::{Filter, Rejection};
 
 use crate::registry::Registry;
@@ -72,11 +73,23 @@ pub fn routes(
     // Folded from the end: a route then stands behind those before it only, and the busiest come first.
     let all = table.into_iter().rev().reduce(|rest, route| route.or(rest).unify().boxed());
     let all = all.expect("the table is not empty");
-    all.recover(not_found).unify().map(with_common_headers).boxed()
+    let all = all.recover(not_found).unify().map(with_common_headers).boxed();
+    warp::method().and(all).map(without_body_for_head).boxed()
 }
 
 async fn not_found(_rejection: Rejection) -> Result<Response, Infallible> {
     Ok(ApiError::PathNotFound.into_response())
+}
+
+/// HTTP/1.1 leaves a body out where `HEAD` was asked; over HTTP/2 it would break the stream.
+fn without_body_for_head(method: Method, mut response: Response) -> Response {
+    if method == Method::HEAD {
+        let body = std::mem::take(response.body_mut());
+        if let Some(length) = body.size_hint().exact().filter(|length| *length > 0) {
+            response.headers_mut().insert(header::CONTENT_LENGTH, HeaderValue::from(length));
+        }
+    }
+    response
 }
 
 fn with_common_headers(mut response: Response) -> Response {

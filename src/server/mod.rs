@@ -36,7 +36,12 @@ const BROADCAST_MESSAGES: usize = 64;
 const AWARENESS_STATES_MAX: usize = 1000;
 /// What one connection may buffer in each direction; an address may have 32 KiB.
 const CONNECTION_BUFFER_BYTES: usize = 64 << 10;
+/// What may wait in the kernel for a connection's peer; it asks for more at half of this.
+#[cfg(target_os = "linux")]
+const UNSENT_BYTES: u32 = 64 << 10;
 const HTTP2_STREAMS_MAX: u32 = 128;
+/// What the headers of one HTTP/2 request may have, the address among them.
+const HTTP2_HEADER_BYTES_MAX: u32 = 64 << 10;
 /// What one HTTP/2 stream may have in flight towards the server before it is read.
 const HTTP2_WINDOW_BYTES: u32 = 256 << 10;
 /// After a failed accept (too many open files, say) the next try waits this long.
@@ -209,14 +214,16 @@ fn http_server(settings: &Settings) -> auto::Builder<TokioExecutor> {
         .http1()
         .timer(TokioTimer::new())
         .header_read_timeout(Duration::from_secs(settings.limits.header_seconds))
-        .max_buf_size(CONNECTION_BUFFER_BYTES)
-        .pipeline_flush(true);
+        // Not `pipeline_flush`: with it hyper buffers for a reader that takes nothing without a bound.
+        .max_buf_size(CONNECTION_BUFFER_BYTES);
     builder
         .http2()
         .timer(TokioTimer::new())
         .max_concurrent_streams(HTTP2_STREAMS_MAX)
         .initial_stream_window_size(HTTP2_WINDOW_BYTES)
         .max_send_buf_size(CONNECTION_BUFFER_BYTES)
+        // As much as HTTP/1.1 takes: the default is less than an address may have.
+        .max_header_list_size(HTTP2_HEADER_BYTES_MAX)
         .keep_alive_interval(Duration::from_secs(settings.server.heartbeat_seconds.max(1) * 2))
         .keep_alive_timeout(Duration::from_secs(settings.limits.stalled_seconds));
     builder
@@ -244,7 +251,12 @@ fn set_options(stream: &TcpStream, settings: &Settings) -> io::Result<()> {
     // a stream that recovers its chance to say why it ended.
     let socket = socket2::SockRef::from(stream);
     #[cfg(target_os = "linux")]
-    socket.set_tcp_user_timeout(Some(Duration::from_secs(settings.limits.stalled_seconds * 2)))?;
+    {
+        socket.set_tcp_user_timeout(Some(Duration::from_secs(settings.limits.stalled_seconds * 2)))?;
+        // Otherwise megabytes wait in the kernel, and it asks for more when a third of them is gone:
+        // a slow reader would seem to take nothing for minutes.
+        socket.set_tcp_notsent_lowat(UNSENT_BYTES)?;
+    }
     socket.set_keepalive(true)
 }
 

@@ -107,7 +107,9 @@ impl Room {
                 4..=6 => self.deliver().await,
                 7 => self.read_some(who).await,
                 8 => self.editors[who].stream = None,
-                _ => self.connect(who).await,
+                _ => {
+                    self.connect(who).await;
+                }
             }
         }
         self.settle().await;
@@ -163,8 +165,9 @@ impl Room {
         body["changed"] == true
     }
 
-    /// Opens a stream, perhaps where the last one broke off, and sends what the server turns out to lack.
-    async fn connect(&mut self, who: usize) {
+    /// Opens a stream, perhaps where the last one broke off, and sends what the server turns out to lack. Whether
+    /// that was news.
+    async fn connect(&mut self, who: usize) -> bool {
         let editor = &mut self.editors[who];
         let mut path = format!("/docs/{}/events?client_id={}", self.document, editor.name);
         let how = self.random.random_range(0..3);
@@ -186,9 +189,11 @@ impl Room {
         editor.stream = Some(stream);
         self.head = self.head.max(editor.cursor);
         let state_vector = bytes_of(&data["state_vector"]);
-        if self.editors[who].lacks(&state_vector) && self.push(who, &state_vector).await {
+        let healed = self.editors[who].lacks(&state_vector) && self.push(who, &state_vector).await;
+        if healed {
             count(&self.happened.healed);
         }
+        healed
     }
 
     /// Reads part of what must come on a stream.
@@ -208,7 +213,7 @@ impl Room {
         for _ in 0..ROUNDS_MAX {
             let mut news = false;
             for who in 0..self.editors.len() {
-                self.connect(who).await;
+                news |= self.connect(who).await;
                 news |= self.push(who, &[0]).await;
             }
             for editor in &mut self.editors {

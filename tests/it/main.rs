@@ -3,13 +3,24 @@
 //! Each test has a server of its own on a free port of the loopback address, waits for facts and
 //! never for time, and leaves nothing behind.
 
+mod connections;
 mod convergence;
+mod documents;
 mod durability;
 mod faults;
 mod hostile;
 mod kill;
+mod log;
+mod names;
+mod operations;
+mod presence;
 mod proxy;
 mod real_input;
+mod settings;
+mod sizes;
+mod state;
 mod store_faults;
-#[allow(dead_code, unused_imports, reason = "the tests that use the rest follow")]
+mod stream;
+mod stream_start;
 mod support;
+mod updates;

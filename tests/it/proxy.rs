@@ -70,6 +70,14 @@ async fn the_largest_update_passes_through_nginx() {
     nginx.client.post("/docs/a/updates", &body).await.expect_problem(413, "too_large");
 }
 
+#[test]
+fn the_readme_recommends_the_same() {
+    let readme = include_str!("../../README.md");
+    for line in RECOMMENDED.lines().filter(|line| !line.trim().is_empty() && !line.trim().starts_with('#')) {
+        assert!(readme.contains(line), "{line}");
+    }
+}
+
 async fn clients(client: &Client) -> usize {
     let answer = client.get("/docs/a/clients").await.expect_json(200);
     answer["clients"].as_array().expect("a list").len()

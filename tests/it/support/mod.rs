@@ -1,5 +1,6 @@
 //! Servers to ask, clients that ask, and what they understand of the answers.
 
+pub mod awareness;
 pub mod client;
 pub mod faulty_disk;
 pub mod journal;
@@ -40,7 +41,7 @@ pub async fn within_deadline<T>(what: &str, happening: impl Future<Output = T>) 
 ///
 /// # Panics
 /// If there is none by the deadline.
-pub async fn until<T, A: Future<Output = Option<T>>>(what: &str, mut ask: impl FnMut() -> A) -> T {
+pub async fn until<T>(what: &str, mut ask: impl AsyncFnMut() -> Option<T>) -> T {
     within_deadline(what, async {
         loop {
             if let Some(fact) = ask().await {

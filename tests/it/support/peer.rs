@@ -90,11 +90,6 @@ impl Peer {
         self.text.len(&self.doc.transact())
     }
 
-    /// The CRDT client id.
-    pub fn number(&self) -> u64 {
-        self.doc.client_id().get()
-    }
-
     pub fn state_vector(&self) -> Vec<u8> {
         self.doc.transact().state_vector().encode_v1()
     }

@@ -8,8 +8,15 @@ use std::process::{ExitStatus, Output, Stdio};
 use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 use tokio::process::{Child, ChildStdout, Command};
+use tokio::task::JoinHandle;
 
 use super::{Client, within_deadline};
+
+/// What a start is given beyond the usual, for the next start too.
+struct How {
+    arguments: Vec<String>,
+    variables: Vec<(String, String)>,
+}
 
 /// A running server that dies with the test.
 pub struct Process {
@@ -18,8 +25,9 @@ pub struct Process {
     pub client: Client,
     child: Child,
     stdout: BufReader<ChildStdout>,
-    /// Variables beyond the usual ones, for the next start too.
-    variables: Vec<(String, String)>,
+    /// Standard error, collected as it comes: whoever does not read a pipe stops the writer.
+    errors: JoinHandle<String>,
+    how: How,
     directory: TempDir,
 }
 
@@ -31,34 +39,40 @@ impl Process {
 
     /// `variables`: settings in the environment, such as `PROMPTGRIMOIRE__SERVER__DRAIN_SECONDS`.
     pub async fn start_with(variables: &[(&str, &str)]) -> Self {
-        let directory = TempDir::with_prefix("promptgrimoire-").expect("a temporary directory can be made");
-        let variables =
-            variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-        Self::launch(directory, variables).await
+        Self::start_with_arguments(&[], variables).await
     }
 
-    async fn launch(directory: TempDir, variables: Vec<(String, String)>) -> Self {
+    pub async fn start_with_arguments(arguments: &[&str], variables: &[(&str, &str)]) -> Self {
+        let directory = TempDir::with_prefix("promptgrimoire-").expect("a temporary directory can be made");
+        let variables = variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        let arguments = arguments.iter().map(|argument| (*argument).to_owned());
+        Self::launch(directory, How { arguments: arguments.collect(), variables: variables.collect() }).await
+    }
+
+    async fn launch(directory: TempDir, how: How) -> Self {
         let mut command = command(directory.path());
         command
+            .args(&how.arguments)
             .env("PROMPTGRIMOIRE_PORT", "0")
-            .env("PROMPTGRIMOIRE__STORE__URL", store_url(directory.path()));
-        command.envs(variables.iter().map(|(name, value)| (name, value)));
+            .env("PROMPTGRIMOIRE__STORE__URL", store_url(directory.path()))
+            .envs(how.variables.iter().map(|(name, value)| (name, value)));
         let mut child = command.spawn().expect("the binary starts");
+        let mut stderr = child.stderr.take().expect("standard error is a pipe");
+        let errors = tokio::spawn(async move {
+            let mut errors = Vec::new();
+            let _ = stderr.read_to_end(&mut errors).await;
+            String::from_utf8_lossy(&errors).into_owned()
+        });
         let mut stdout = BufReader::new(child.stdout.take().expect("standard output is a pipe"));
         let mut line = String::new();
         within_deadline("line that names the address", stdout.read_line(&mut line))
             .await
             .expect("standard output can be read");
         let Some(address) = line.trim_end().strip_prefix("listening on http://") else {
-            let mut errors = String::new();
-            let _ = child.stderr.take().expect("a pipe").read_to_string(&mut errors).await;
-            panic!("the binary did not say where it listens: {line:?} {errors}");
+            panic!("the binary did not say where it listens: {line:?} {:?}", errors.await);
         };
         let address = address.parse().expect("an address with its port");
-        // Whoever does not read a pipe stops the writer.
-        let mut errors = child.stderr.take().expect("standard error is a pipe");
-        tokio::spawn(async move { tokio::io::copy(&mut errors, &mut tokio::io::sink()).await });
-        Self { address, client: Client::new(address), child, stdout, variables, directory }
+        Self { address, client: Client::new(address), child, stdout, errors, how, directory }
     }
 
     /// Where the documents are.
@@ -98,10 +112,15 @@ impl Process {
         rest
     }
 
+    /// What the process logged, once it has ended.
+    pub async fn logged(self) -> String {
+        within_deadline("end of the log", self.errors).await.expect("standard error was read")
+    }
+
     /// Starts again on the same documents, on another port, after the process has ended.
     pub async fn restart(mut self) -> Self {
         assert!(self.child.try_wait().expect("a child can be asked").is_some(), "the process has ended");
-        Self::launch(self.directory, self.variables).await
+        Self::launch(self.directory, self.how).await
     }
 }
 

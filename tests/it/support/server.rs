@@ -85,7 +85,7 @@ impl Server {
     /// # Panics
     /// If it failed.
     pub async fn returned(mut self) {
-        until("return of the server", || async { self.has_returned().then_some(()) }).await;
+        until("return of the server", async || self.has_returned().then_some(())).await;
         self.join();
     }
 

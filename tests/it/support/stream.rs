@@ -136,17 +136,6 @@ impl Stream {
         }
     }
 
-    /// The next event of this name, whatever else comes before it.
-    pub async fn find(&mut self, name: &str) -> Event {
-        loop {
-            if let Frame::Event(event) = self.next().await
-                && event.name == name
-            {
-                return event;
-            }
-        }
-    }
-
     /// The `sync` that every stream begins with.
     pub async fn sync(&mut self) -> Event {
         self.event("sync").await
