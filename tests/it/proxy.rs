@@ -105,7 +105,7 @@ impl Nginx {
         let location = RECOMMENDED.replace(UPSTREAM, &server.to_string());
         assert_ne!(location, RECOMMENDED, "the recommendation names the upstream {UPSTREAM}");
         let configuration = format!(
-            "daemon off; master_process off; pid nginx.pid; error_log stderr warn;\n\
+            "daemon off; master_process off; pid nginx.pid; error_log stderr error;\n\
              events {{}}\n\
              http {{\n\
              access_log off; client_body_temp_path body; proxy_temp_path proxy;\n\

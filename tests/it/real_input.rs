@@ -161,6 +161,8 @@ type Patch = (u32, u32, String);
 
 #[derive(Deserialize)]
 struct History {
+    #[serde(rename = "endContent")]
+    text: Option<String>,
     #[serde(rename = "txns")]
     transactions: Vec<Sequential>,
 }
@@ -196,7 +198,7 @@ impl History {
             };
             Sequential { patches: vec![patch] }
         });
-        Self { transactions: transactions.collect() }
+        Self { text: None, transactions: transactions.collect() }
     }
 
     /// The first `count` transactions, and the text that they lead to.
@@ -208,7 +210,11 @@ impl History {
             let (at, deleted) = (*at as usize, *deleted as usize);
             text.splice(at..at + deleted, inserted.chars());
         }
-        (transactions, text.into_iter().collect())
+        let text = text.into_iter().collect();
+        if let Some(expected) = self.text.as_ref().filter(|_| transactions.len() == self.transactions.len()) {
+            assert_eq!(&text, expected, "the history leads where it says");
+        }
+        (transactions, text)
     }
 }
 
