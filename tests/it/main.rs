@@ -4,13 +4,19 @@
 //! never for time, and leaves nothing behind.
 
 mod connections;
+mod convergence;
 mod documents;
 mod durability;
+mod faults;
+mod hostile;
+mod kill;
 mod log;
 mod names;
 mod operations;
 mod presence;
+mod proxy;
 mod readme;
+mod real_input;
 mod settings;
 mod sizes;
 mod state;

@@ -3,6 +3,7 @@
 pub mod awareness;
 pub mod client;
 pub mod faulty_disk;
+pub mod journal;
 pub mod peer;
 pub mod process;
 pub mod server;
