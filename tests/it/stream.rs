@@ -315,7 +315,7 @@ async fn a_stuck_stream_beside_others_on_one_http2_connection_is_let_go() {
 #[tokio::test]
 async fn a_reader_that_reads_slowly_is_not_let_go() {
     let server = Server::start_with(|settings| {
-        settings.limits.stalled_seconds = 2;
+        settings.limits.stalled_seconds = 3;
         settings.server.heartbeat_seconds = 1;
         settings.limits.max_update_bytes = 32 << 20;
     })
@@ -328,7 +328,7 @@ async fn a_reader_that_reads_slowly_is_not_let_go() {
     let mut raw = Raw::connect_narrow(server.address).await;
     raw.send("GET /docs/a/events?client_id=slow HTTP/1.0\r\n\r\n").await;
     let mut taken = 0;
-    for _ in 0..6 {
+    for _ in 0..7 {
         // Each heartbeat of another stream is a second.
         while !matches!(clock.frame().await, Some(Frame::Comment(_))) {}
         let mut some = vec![0; 128 << 10];
