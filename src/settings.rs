@@ -229,6 +229,13 @@ impl Settings {
         at_least("limits.stalled_seconds", limits.stalled_seconds, 1)?;
         at_least("limits.header_seconds", limits.header_seconds, 1)?;
         at_least("limits.body_seconds", limits.body_seconds, 1)?;
+        for directive in self.log.level.split(',') {
+            let level = directive.rsplit('=').next().unwrap_or(directive).trim();
+            if level.parse::<tracing::level_filters::LevelFilter>().is_err() {
+                let problem = format!("names no level in `{directive}`: off, error, warn, info, debug or trace");
+                return Err(SettingsError::Impossible { key: "log.level", problem });
+            }
+        }
         let loopback = self.server.host == "localhost"
             || self.server.host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback());
         if self.auth.mode == AuthMode::None && !loopback && !self.auth.allow_anonymous {

@@ -180,7 +180,7 @@ impl Presence {
                 let news = entry.clock >= state.clock;
                 if news {
                     self.states.remove(&entry.number);
-                    self.departed.insert(entry.number, (entry.clock, now));
+                    remember_departed(&mut self.departed, self.states_max, entry.number, entry.clock, now);
                 }
                 news
             }
@@ -227,7 +227,7 @@ impl Presence {
         match (existing, json) {
             (Some((number, clock)), None) => {
                 self.states.remove(&number);
-                self.departed.insert(number, (clock, now));
+                remember_departed(&mut self.departed, self.states_max, number, clock, now);
                 told.push(number, clock, None);
             }
             (None, None) => {}
@@ -266,6 +266,7 @@ impl Presence {
         let mut told = Update::default();
         let clients = &self.clients;
         let departed = &mut self.departed;
+        let states_max = self.states_max;
         self.states.retain(|number, state| {
             let ended = match clients.get(&state.owner) {
                 Some(Streams { gone: None, .. }) => false,
@@ -284,7 +285,7 @@ impl Presence {
             if ended {
                 // Null at the same clock: at the next one it would beat the client's own return.
                 told.push(*number, state.clock, None);
-                departed.insert(*number, (state.clock, now));
+                remember_departed(departed, states_max, *number, state.clock, now);
                 return false;
             }
             if state.renewed_by_us.is_some_and(|renewed| now.duration_since(renewed) >= RENEWAL) {
@@ -304,6 +305,21 @@ impl Presence {
         self.states.clear();
         self.departed.clear();
     }
+}
+
+/// A document that has seen more departures than it may have states forgets them all: an old message that comes again
+/// then brings a state back for its life without a stream, which does less harm than a list without bound.
+fn remember_departed(
+    departed: &mut HashMap<u64, (u64, Instant)>,
+    departures_max: usize,
+    number: u64,
+    clock: u64,
+    now: Instant,
+) {
+    if departed.len() >= departures_max {
+        departed.clear();
+    }
+    departed.insert(number, (clock, now));
 }
 
 struct Entry<'a> {

@@ -55,6 +55,7 @@ async fn an_unknown_key_or_an_impossible_value_stops_the_start_and_is_named() {
         ("AUTH__ALLOW_ANONYMOUS", "perhaps", "allow_anonymous"),
         ("LOG__FORMAT", "xml", "format"),
         ("LOG__LEVEL", "loud=very=loud", "level"),
+        ("LOG__LEVEL", "loud", "log.level"),
     ];
     for (key, value, named) in table {
         let variable = format!("PROMPTGRIMOIRE__{key}");
