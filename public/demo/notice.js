@@ -4,6 +4,7 @@
  */
 import { newDocumentId } from './document-id.js'
 import { byId, copyButton, create } from './dom.js'
+import { insertion, newcomer } from './insertion.js'
 
 /** @type {Record<string, { title: string, text: string, reload: string, keepsText: boolean }>} */
 const ENDINGS = {
@@ -106,7 +107,9 @@ async function goOnElsewhere (button, text) {
   const id = newDocumentId()
   button.disabled = true
   try {
-    const answer = await fetch(`/docs/${id}/text`, { method: 'PUT', body: text, headers: { 'Content-Type': 'text/plain; charset=utf-8' } })
+    const answer = await fetch(`/docs/${id}/updates`, {
+      method: 'POST', headers: { 'Content-Type': 'application/json' }, body: JSON.stringify({ update: insertion(text, newcomer()) })
+    })
     if (!answer.ok) throw new Error(`status ${answer.status}`)
     window.location.assign(`/conversation/${id}`)
   } catch {

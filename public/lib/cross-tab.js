@@ -32,6 +32,7 @@ export class CrossTab {
   #rank
   #takeoverTimeout
   #handlers
+  /** @type {LockManager | undefined} */
   #locks
   /** @type {BroadcastChannel | null} */
   #channel = null
@@ -171,7 +172,7 @@ export class CrossTab {
   #join (locks) {
     locks.request(this.#name, { ifAvailable: true }, lock => lock === null ? undefined : this.#hold()).then(
       () => { if (this.#role !== 'leader') this.#follow(locks) },
-      () => this.#follow(locks))
+      error => this.#onLockLost(error, locks))
   }
 
   /**
@@ -184,17 +185,32 @@ export class CrossTab {
     this.#become('follower')
     this.#queue = new AbortController()
     const { signal } = this.#queue
-    locks.request(this.#name, { signal }, () => signal.aborted ? undefined : this.#hold()).catch(() => {
-      // Robbed while we held it; or we left the queue ourselves, to rob or to stop.
-      if (!signal.aborted) this.#follow(locks)
+    locks.request(this.#name, { signal }, () => signal.aborted ? undefined : this.#hold()).catch(error => {
+      // Unless we left the queue ourselves, to rob or to stop.
+      if (!signal.aborted) this.#onLockLost(error, locks)
     })
+  }
+
+  /**
+   * @param {unknown} error
+   * @param {LockManager} locks
+   */
+  #onLockLost (error, locks) {
+    if (this.#isStopped) return
+    if (error instanceof DOMException && error.name === 'AbortError') {
+      this.#follow(locks) // robbed
+    } else {
+      // Locks exist and are not for us: a page in a sandbox, say.
+      this.#locks = undefined
+      this.#listen()
+    }
   }
 
   /** @param {LockManager} locks */
   #rob (locks) {
     this.#queue.abort()
     this.#heardAt = Date.now()
-    locks.request(this.#name, { steal: true }, () => this.#hold()).catch(() => this.#follow(locks))
+    locks.request(this.#name, { steal: true }, () => this.#hold()).catch(error => this.#onLockLost(error, locks))
   }
 
   /** Leads for as long as the promise is open. */

@@ -64,8 +64,6 @@ export class ApiError extends Error {
  * @typedef {string | null | undefined | ((request: { refresh: boolean }) => string | null | undefined | Promise<string | null | undefined>)} Token
  */
 
-const NEVER = new AbortController().signal
-
 /** An update that holds nothing, and the state vector of an empty document. */
 const NOTHING = Uint8Array.of(0, 0)
 const NO_VECTOR = Uint8Array.of(0)
@@ -163,7 +161,7 @@ export class DocumentApi {
    * @returns {Promise<{ epoch: string | null, seq: number, changed: boolean }>}
    */
   async postUpdate (update, clientId, epoch) {
-    const request = { json: updateBody(update, clientId, epoch), signal: NEVER }
+    const request = { json: updateBody(update, clientId, epoch) }
     const { epoch: life, seq, changed } = await this.#send('/updates', request, readJson)
     if (typeof seq !== 'number') throw new ApiError(0, 'unexpected_answer', 'the answer to an update has no seq')
     return { epoch: typeof life === 'string' ? life : null, seq, changed: changed === true }
@@ -221,7 +219,7 @@ export class DocumentApi {
    * @param {Record<string, string>} [request.query]
    * @param {Record<string, unknown>} [request.json] makes it a POST
    * @param {Record<string, string>} [request.headers]
-   * @param {AbortSignal} request.signal
+   * @param {AbortSignal} [request.signal]
    * @param {(response: Response) => Promise<T>} read what is wanted of a 2xx answer; has to be done in time as well
    * @returns {Promise<T>}
    */
@@ -254,15 +252,15 @@ export class DocumentApi {
 
   /**
    * @template T
-   * @param {AbortSignal} signal
+   * @param {AbortSignal | undefined} signal
    * @param {(signal: AbortSignal) => Promise<T>} work
    * @returns {Promise<T>}
    */
   async #inTime (signal, work) {
     const ends = new AbortController()
-    const abort = () => ends.abort(signal.reason)
-    signal.addEventListener('abort', abort)
-    if (signal.aborted) abort()
+    const abort = () => ends.abort(signal?.reason)
+    signal?.addEventListener('abort', abort)
+    if (signal?.aborted) abort()
     let isLate = false
     const timer = setTimeout(() => {
       isLate = true
@@ -271,12 +269,12 @@ export class DocumentApi {
     try {
       return await work(ends.signal)
     } catch (cause) {
-      if (signal.aborted || cause instanceof ApiError) throw cause
+      if (signal?.aborted || cause instanceof ApiError) throw cause
       if (isLate) throw new ApiError(0, 'timeout', `no answer within ${this.#requestTimeout} ms`, { cause })
       throw new ApiError(0, 'unreachable', 'the server could not be reached', { cause })
     } finally {
       clearTimeout(timer)
-      signal.removeEventListener('abort', abort)
+      signal?.removeEventListener('abort', abort)
     }
   }
 

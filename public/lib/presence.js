@@ -16,6 +16,7 @@ export class Presence {
   #send
   #interval
   #grace
+  #tell
   #isOpen = false
   #isSending = false
   #hasNews = false
@@ -38,7 +39,7 @@ export class Presence {
     this.#send = send
     this.#interval = interval
     this.#grace = grace
-    this.tell = tell
+    this.#tell = tell
     awareness.on('update', this.#onUpdate)
   }
 
@@ -114,13 +115,14 @@ export class Presence {
   }
 
   /**
+   * Our own state has changed; or the server has taken it for gone, and the Awareness has answered with a new clock.
+   *
    * @param {{ added: number[], updated: number[], removed: number[] }} changes
-   * @param {unknown} origin
    */
-  #onUpdate = ({ added, updated, removed }, origin) => {
+  #onUpdate = ({ added, updated, removed }) => {
     const { clientID } = this.#awareness
-    if (origin === this || ![...added, ...updated, ...removed].includes(clientID) || !this.#isOpen) return
-    this.tell(encodeAwarenessUpdate(this.#awareness, [clientID]))
+    if (!this.#isOpen || ![...added, ...updated, ...removed].includes(clientID)) return
+    this.#tell(encodeAwarenessUpdate(this.#awareness, [clientID]))
     this.#schedule()
   }
 

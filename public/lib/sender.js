@@ -149,27 +149,34 @@ export class Sender {
     const { update, edits } = batch
     const signal = this.#signal
     const sentAt = performance.now()
+    let answer
     try {
-      if (update.length > this.#updateBytesMax) {
-        const detail = `an update of ${update.length} bytes, and the server takes ${this.#updateBytesMax}`
-        throw new ApiError(413, 'too_large', detail, { problem: { limit: this.#updateBytesMax } })
-      }
-      // Not ended by a disconnect: whether it arrived is worth knowing even then.
-      const { epoch, seq, changed } = await this.#api.postUpdate(update, this.#clientId, this.#replica.epoch)
-      outbox.settle(batch)
-      this.#backoff.reset()
-      this.#gaps = 0
-      this.#rejections = 0
-      if (epoch !== null && !this.#replica.isThisLife(epoch)) return this.#handlers.onOtherLife()
-      this.#handlers.onAck({ epoch, seq, changed, update, edits, latency: performance.now() - sentAt })
-      this.plan()
+      answer = await this.#post(update)
     } catch (error) {
       outbox.putBack(batch)
       this.#announce()
-      const failure = ApiError.from(error)
-      if (signal.aborted) this.plan() // a new connection may be waiting for this one to end
-      else this.#onFailure(failure, update.length)
+      if (signal.aborted) this.plan() // a new connection may be waiting for this post to end
+      else this.#onFailure(ApiError.from(error), update.length)
+      return
     }
+    const { epoch, seq, changed } = answer
+    outbox.settle(batch)
+    this.#backoff.reset()
+    this.#gaps = 0
+    this.#rejections = 0
+    this.plan()
+    if (epoch !== null && !this.#replica.isThisLife(epoch)) this.#handlers.onOtherLife()
+    else this.#handlers.onAck({ epoch, seq, changed, update, edits, latency: performance.now() - sentAt })
+  }
+
+  /** @param {Uint8Array} update */
+  async #post (update) {
+    if (update.length > this.#updateBytesMax) {
+      const detail = `an update of ${update.length} bytes, and the server takes ${this.#updateBytesMax}`
+      throw new ApiError(413, 'too_large', detail, { problem: { limit: this.#updateBytesMax } })
+    }
+    // Not ended by a disconnect: whether it arrived is worth knowing even then.
+    return await this.#api.postUpdate(update, this.#clientId, this.#replica.epoch)
   }
 
   /**

@@ -214,6 +214,8 @@ export class SseProvider extends ObservableV2 {
   get role () { return this.#role instanceof Following ? 'follower' : 'leader' }
   /** Which life of the document this copy belongs to; null while it was never written. */
   get epoch () { return this.#replica.epoch }
+  /** All of the document's updates up to this sequence number have arrived here. */
+  get seq () { return this.#replica.covered.through }
 
   connect () {
     this.shouldConnect = true

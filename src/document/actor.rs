@@ -14,7 +14,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
@@ -44,6 +44,11 @@ const RESIDENT_FACTOR: usize = 4;
 const RESIDENT_BASE_BYTES: usize = 12 << 10;
 /// Replicas up to this size are built on the spot; larger ones would hold up other documents.
 const INLINE_LOAD_BYTES_MAX: u64 = 64 << 10;
+
+/// Updates up to this size are merged on the spot; larger ones could hold up other documents.
+const INLINE_MERGE_BYTES_MAX: usize = 1 << 10;
+/// A merge that takes longer is given up. Genuine updates of the largest size take a tenth of a second.
+const MERGE_TIME_MAX: Duration = Duration::from_secs(3);
 
 type Reply<T> = oneshot::Sender<Result<T, DocumentError>>;
 
@@ -260,8 +265,27 @@ impl Actor {
         let head = self.life.map_or(Sequence::ZERO, |life| life.head);
         let pending = turn.events.last().map_or(head, |event| event.sequence);
         let document_bytes_max = self.settings.document_bytes_max;
-        let replica = self.replica.as_mut().expect("loaded above");
-        let merged = catch_unwind(AssertUnwindSafe(|| replica.change(&change, &origin, document_bytes_max)));
+        let Some(mut replica) = self.replica.take() else {
+            return Err(DocumentError::Unavailable { reason: "the document was not loaded".into() });
+        };
+        let may_take_long =
+            matches!(&change, Change::Update(update) if update.len() > INLINE_MERGE_BYTES_MAX);
+        let merging_origin = origin.clone();
+        let merge = move || {
+            let started = Instant::now();
+            let is_patient = || started.elapsed() < MERGE_TIME_MAX;
+            let merged = catch_unwind(AssertUnwindSafe(|| {
+                replica.change(&change, &merging_origin, document_bytes_max, &is_patient)
+            }));
+            (replica, merged)
+        };
+        let (replica, merged) = if may_take_long {
+            let interrupted = |_| DocumentError::Unavailable { reason: "merging was interrupted".into() };
+            tokio::task::spawn_blocking(merge).await.map_err(interrupted)?
+        } else {
+            merge()
+        };
+        self.replica = Some(replica);
         match merged {
             Ok(Ok(Changed::Update(update))) => {
                 let life = *self.life.get_or_insert_with(|| Life {
@@ -277,6 +301,12 @@ impl Actor {
             Ok(Ok(Changed::Nothing)) => Ok(Written { epoch, sequence: pending, changed: false }),
             Ok(Err(ChangeError::Refused(error))) => Err(error),
             Ok(Err(ChangeError::Broken { reason })) => Err(self.broken(&reason)),
+            Ok(Err(ChangeError::TooCostly)) => {
+                warn!(document.id = %self.id, "gave up an update of document `{}` that takes too long to merge", self.id);
+                self.discard();
+                let seconds = MERGE_TIME_MAX.as_secs();
+                Err(DocumentError::Invalid { reason: format!("merging the update takes over {seconds} s") })
+            }
             Err(_panic) => Err(self.broken("it panicked")),
         }
     }

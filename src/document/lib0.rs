@@ -37,6 +37,11 @@ impl<'a> Reader<'a> {
         self.offset
     }
 
+    /// The bytes that are left.
+    pub fn rest(&self) -> &'a [u8] {
+        &self.bytes[self.offset..]
+    }
+
     pub fn remaining(&self) -> usize {
         self.bytes.len() - self.offset
     }

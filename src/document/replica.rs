@@ -21,6 +21,10 @@ use super::admission::{CLIENTS_MAX, Known, Refusal};
 use super::format::{self, DeleteSet, FormatError};
 use super::handle::{Change, DocumentError};
 
+/// An update of more blocks is applied in portions of so many: keystrokes have one, and 64 take the library no
+/// longer than a second even in the largest documents.
+const PORTION_BLOCKS: usize = 64;
+
 /// What a change did.
 #[derive(Debug)]
 pub(super) enum Changed {
@@ -36,6 +40,8 @@ pub(super) enum ChangeError {
     Refused(DocumentError),
     /// The replica may be half changed: throw it away.
     Broken { reason: String },
+    /// The owner's patience ended half way: throw the replica away.
+    TooCostly,
 }
 
 impl From<DocumentError> for ChangeError {
@@ -75,9 +81,10 @@ impl Replica {
     ) -> Result<Self, String> {
         let mut replica = Self::new();
         for (number, update) in snapshot.into_iter().chain(tail).enumerate() {
-            replica.merge(update, &Origin::Anonymous, usize::MAX).map_err(|error| match error {
+            replica.merge(update, &Origin::Anonymous, usize::MAX, &|| true).map_err(|error| match error {
                 ChangeError::Refused(error) => format!("update {number} of its log is refused: {error}"),
                 ChangeError::Broken { reason } => format!("update {number} of its log fails: {reason}"),
+                ChangeError::TooCostly => format!("update {number} of its log takes too long"),
             })?;
         }
         Ok(replica)
@@ -92,16 +99,18 @@ impl Replica {
 
     /// Carries out one change, whole or not at all.
     ///
-    /// `bytes_max`: how long the whole state may become, encoded.
+    /// `bytes_max`: how long the whole state may become, encoded. `is_patient`: asked now and then whether a merge
+    /// that takes long may go on.
     pub(super) fn change(
         &mut self,
         change: &Change,
         origin: &Origin,
         bytes_max: usize,
+        is_patient: &dyn Fn() -> bool,
     ) -> Result<Changed, ChangeError> {
         match change {
             Change::Update(update) => {
-                let changed = self.merge(update, origin, bytes_max)?;
+                let changed = self.merge(update, origin, bytes_max, is_patient)?;
                 Ok(if changed { Changed::Update(update.clone()) } else { Changed::Nothing })
             }
             Change::SetText { root, text } => {
@@ -128,7 +137,13 @@ impl Replica {
     /// Merges an update. `false`: everything in it was known.
     ///
     /// `bytes_max`: how long the whole state may become; a repeat makes nothing longer.
-    fn merge(&mut self, bytes: &[u8], origin: &Origin, bytes_max: usize) -> Result<bool, ChangeError> {
+    fn merge(
+        &mut self,
+        bytes: &[u8],
+        origin: &Origin,
+        bytes_max: usize,
+        is_patient: &dyn Fn() -> bool,
+    ) -> Result<bool, ChangeError> {
         let outline = format::read_update(bytes).map_err(|error| match error {
             FormatError::Unsupported { content } => DocumentError::Unsupported { content },
             invalid @ FormatError::Invalid { .. } => DocumentError::Invalid { reason: invalid.to_string() },
@@ -142,21 +157,36 @@ impl Replica {
             return Ok(false);
         }
         self.check_size(bytes.len(), bytes_max)?;
-        // Our own reader took it: where the library does not, nothing has happened yet.
-        let update =
-            Update::decode_v1(bytes).map_err(|error| DocumentError::Invalid { reason: error.to_string() })?;
-        let mut transaction = begin(&self.doc, origin)?;
-        transaction
-            .apply_update(update)
-            .map_err(|error| ChangeError::Broken { reason: error.to_string() })?;
-        if transaction.has_missing_updates() {
-            return Err(ChangeError::Broken { reason: "an admitted update was not integrated whole".into() });
-        }
-        let derived = deletions_of(&transaction);
-        drop(transaction);
+        let derived = if admission.block_count() <= PORTION_BLOCKS {
+            self.integrate(bytes, origin)?
+        } else {
+            let mut derived = DeleteSet::default();
+            for portion in admission.portions(PORTION_BLOCKS) {
+                if !is_patient() {
+                    return Err(ChangeError::TooCostly);
+                }
+                derived.union(&self.integrate(&portion, origin)?);
+            }
+            // No structs, and the update's own delete set.
+            let deletions = [&[0], &bytes[outline.structs_end..]].concat();
+            derived.union(&self.integrate(&deletions, origin)?);
+            derived
+        };
         self.known.record(admission, &outline.deletions, &derived);
         self.encoded_bytes += bytes.len();
         Ok(true)
+    }
+
+    /// Applies an admitted update in one transaction. Returns everything that it deleted.
+    fn integrate(&self, update: &[u8], origin: &Origin) -> Result<DeleteSet, ChangeError> {
+        let broken = |reason: String| ChangeError::Broken { reason };
+        let update = Update::decode_v1(update).map_err(|error| broken(error.to_string()))?;
+        let mut transaction = begin(&self.doc, origin)?;
+        transaction.apply_update(update).map_err(|error| broken(error.to_string()))?;
+        if transaction.has_missing_updates() {
+            return Err(broken("an admitted update was not integrated whole".into()));
+        }
+        Ok(deletions_of(&transaction))
     }
 
     /// Replaces part of a text, in one transaction and one update.
@@ -345,3 +375,6 @@ impl<'a> Splice<'a> {
         })
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -14,7 +14,7 @@ use super::route::{
 #[folder = "$CARGO_MANIFEST_DIR/public/"]
 #[exclude = "node_modules/*"]
 #[exclude = "package*.json"]
-#[exclude = "tsconfig.json"]
+#[exclude = "tsconfig*.json"]
 #[exclude = "*.md"]
 #[exclude = "vendor.mjs"]
 struct Public;

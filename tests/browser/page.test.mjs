@@ -42,7 +42,7 @@ test('the page', { timeout: 240_000 }, async t => {
   const withGrace = async (t, options) => {
     const id = newDocumentId()
     await editElsewhere(server, id, text => text.insert(0, TEXT))
-    const [person, other] = [await newPerson(browser, 'Ada', options), await newPerson(browser, 'Grace')]
+    const [person, other] = [await newPerson(browser, 'Ada', { permissions: ['clipboard-write'], ...options }), await newPerson(browser, 'Grace')]
     t.after(() => Promise.all([person.close(), other.close()]))
     const [ada, grace] = [await openEditor(person, server.url, id), await openEditor(other, server.url, id)]
     await grace.untilShows(TEXT)
@@ -159,11 +159,38 @@ test('the page', { timeout: 240_000 }, async t => {
     const [add, read, watch, appear] = commands
     const run = async (/** @type {string} */ command) => (await promisify(execFile)('sh', ['-c', `${command} --silent --show-error --fail`])).stdout
     await run(add)
-    await ada.untilShows(`${TEXT}Hello from curl\n`)
-    assert.equal(await run(read), `${TEXT}Hello from curl\n`)
+    await ada.untilShows(`${TEXT}\nHello from curl`)
+    assert.equal(await run(read), `${TEXT}\nHello from curl`)
+    await ada.button('Copy: Add a line: one POST with a Yjs update').click() // gives way to a new one
+    await until('there is another command', async () => await ada.page.locator('#commands code').first().textContent() !== add)
     assert.match(watch, /^curl -N /)
     await run(appear)
     await until('the script is among the people', async () => (await ada.state()).people.some(person => person?.startsWith('My script')), { seen: () => ada.state() })
+  })
+
+  await t.test('whatever others say of themselves, the page goes on', short, async t => {
+    const { id, ada, grace } = await withGrace(t, {})
+    const states = [
+      { user: 'a string' },
+      { user: { name: 7, color: 'red; background: url(//example.org)', since: 'never' } },
+      { user: { name: '\u202Egnol'.repeat(50), color: '#ffff00' }, cursor: 'somewhere' },
+      { cursor: { anchor: { type: { client: 1, clock: -5 } }, head: { type: { client: 1, clock: -5 } } } },
+      { cursor: { anchor: { tname: 'other', item: null }, head: { tname: 'other', item: null } } },
+      { cursor: { anchor: { item: { client: 9e15, clock: 9e15 } }, head: null } },
+      { cursor: { anchor: [], head: {} }, user: [] }
+    ]
+    for (const [i, state] of states.entries()) {
+      const answer = await fetch(`${server.url}/docs/${id}/awareness/stranger-${i}`, {
+        method: 'PUT', headers: { 'Content-Type': 'application/json' }, body: JSON.stringify(state)
+      })
+      assert.ok(answer.ok, await answer.text())
+    }
+    await until('all are listed', async () => (await ada.state()).people.length === 2 + states.length, { seen: () => ada.state() })
+    await ada.type('still here ')
+    await until('Grace has it', async () => (await grace.text()).includes('still here '))
+    assert.equal(await sideways(ada.page), 0)
+    assert.equal(await ada.page.locator('.caret-owner').count(), 1)
+    assert.deepEqual([...ada.complaints, ...grace.complaints], [])
   })
 
   await t.test('a deleted document: the page says so, keeps the text, and can go on with it elsewhere', short, async t => {
@@ -236,6 +263,8 @@ test('the page', { timeout: 240_000 }, async t => {
     await until('its commands are there', () => page.getByText('Watch every change as it comes').isVisible())
     assert.deepEqual(await violations(page), [])
     assert.match(await page.textContent('#commands code') ?? '', new RegExp(server.url))
+    const links = await page.$$eval('a', links => links.map(link => link.href))
+    for (const link of links.filter(link => link.startsWith(server.url))) assert.equal((await fetch(link)).status, 200, link)
     await page.getByRole('link', { name: 'Begin a document of your own' }).click()
     await new Editor(page).untilConnected()
     assert.match(page.url(), /\/conversation\/[a-z0-9]{8}$/)

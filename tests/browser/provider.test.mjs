@@ -54,6 +54,22 @@ for (const count of [2, 3, 8]) {
   })
 }
 
+test('followers hear everything from the leader, and need not ask', { timeout }, async t => {
+  const server = await startServer(t)
+  const id = newDocumentId()
+  const context = await user(t)
+  const tabs = [await openTab(context, server.url, id), await openTab(context, server.url, id), await openTab(context, server.url, id)]
+  const other = await openTab(await user(t), server.url, id)
+  await untilEqual([...tabs, other])
+  await context.route('**/state?*', route => route.abort())
+  const { leader, followers } = await findLeader(tabs)
+  await leader.type('leader ')
+  await followers[0].type('follower ')
+  await other.type('other ')
+  await until('all have it', async () =>
+    (await Promise.all(tabs.map(tab => tab.text()))).every(text => text.length === 'leader follower other '.length))
+})
+
 test('two people type at once, and each one\'s letters stay in order', { timeout }, async t => {
   const server = await startServer(t)
   const id = newDocumentId()
@@ -217,6 +233,21 @@ test('a deleted document that begins again is not mixed with the old one', { tim
   assert.equal(await server.text(id), 'new life')
 })
 
+test('deleting a document ends it in all tabs, and says why', { timeout }, async t => {
+  const server = await startServer(t)
+  const id = newDocumentId()
+  const context = await user(t)
+  const tabs = [await openTab(context, server.url, id), await openTab(context, server.url, id)]
+  await tabs[0].write('abc')
+  await untilEqual(tabs, { length: 3 })
+  assert.equal((await fetch(`${server.url}/docs/${id}`, { method: 'DELETE' })).status, 204)
+  for (const tab of tabs) {
+    const [, { code }] = await until('it has ended', async () => (await tab.state()).events.find(([name]) => name === 'closed'), { seen: () => tab.state() })
+    assert.equal(code, 'deleted')
+  }
+  await until('no stream is left', async () => (await server.clients(id)).length === 0)
+})
+
 test('a document that begins while a tab asks for it is not taken for another one', { timeout }, async t => {
   const server = await startServer(t)
   const id = newDocumentId()
@@ -288,6 +319,7 @@ test('the leading tab hangs: another takes its place, and it steps down when it 
   await untilEqual([...followers, other], { length: 9 })
   await hanging
   await untilEqual([...tabs, other], { length: 9 })
+  await until('it is still seen by the others', async () => (await other.state()).people === 3)
   await until('it follows', async () => (await leader.state()).role === 'follower')
   const { clientId: otherId } = await other.state()
   const ours = { clients: async () => (await server.clients(id)).filter(client => client.client_id !== otherId) }
@@ -366,7 +398,32 @@ test('tokens: a new one is asked for when the old one is refused', { timeout }, 
   assert.equal(await server.text(id), 'abc')
 })
 
-test('two providers for different documents in one tab do not hear each other', { timeout }, async t => {
+test('a handler that throws is the page\'s own trouble, and stops nothing', { timeout }, async t => {
+  const server = await startServer(t)
+  const id = newDocumentId()
+  const tab = await openTab(await user(t), server.url, id)
+  await tab.untilSaved()
+  await tab.page.evaluate(() => provider.on('ack', () => { throw new Error('a handler') }))
+  await tab.type('abc')
+  await tab.untilSaved()
+  assert.equal(await server.text(id), 'abc')
+  await until('the page hears of it', () => tab.complaints.some(complaint => complaint.includes('a handler')))
+})
+
+test('where a page may not use Web Locks, its tabs elect a leader', { timeout }, async t => {
+  const server = await startServer(t)
+  const id = newDocumentId()
+  const context = await user(t)
+  await context.addInitScript(() => {
+    navigator.locks.request = () => Promise.reject(new DOMException('not here', 'SecurityError'))
+  })
+  const tabs = [await openTab(context, server.url, id), await openTab(context, server.url, id)]
+  await tabs[0].write('abc')
+  await untilEqual(tabs, { length: 3 })
+  assert.deepEqual(await roles(tabs), ['follower', 'leader'])
+})
+
+test('documents in different tabs do not hear each other', { timeout }, async t => {
   const server = await startServer(t)
   const [one, two] = [newDocumentId(), newDocumentId()]
   const context = await user(t)

@@ -18,6 +18,7 @@ const publicFolder = new URL('../../public/', import.meta.url)
 const require = createRequire(new URL('package.json', publicFolder))
 
 export const Y = await import(pathToFileURL(require.resolve('yjs')).href.replace(/yjs\.cjs$/, 'yjs.mjs'))
+export const awarenessProtocol = await import(pathToFileURL(require.resolve('y-protocols/awareness')).href.replace('dist/awareness.cjs', 'awareness.js'))
 export const { SseProvider } = await import(new URL('lib/sse-provider.js', publicFolder).href)
 
 const serverBinary = process.env.SERVER_BIN ?? fileURLToPath(new URL('../../target/debug/promptgrimoire', import.meta.url))
@@ -105,6 +106,9 @@ class Server {
     })
     children.add(child)
     this.#child = child
+    // Even if this process is killed and can clean up nothing: its end of the pipe closes then.
+    const guard = spawn('/bin/sh', ['-c', 'cat; kill -9 "$0"', String(child.pid)], { stdio: ['pipe', 'ignore', 'ignore'] })
+    child.once('exit', () => guard.kill('SIGKILL'))
     let out = ''
     child.stdout.on('data', chunk => { out += chunk })
     child.stderr.on('data', chunk => { this.log = (this.log + chunk).slice(-20_000) })

@@ -141,3 +141,39 @@ async fn deleting_a_document_never_written_ends_no_stream() {
     late.sync().await;
     late.event("awareness").await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn writes_that_race_with_a_deletion_belong_to_one_life_or_the_other() {
+    for server in servers().await {
+        let writers: Vec<_> = (0..4)
+            .map(|number| {
+                let client = server.client.clone();
+                tokio::spawn(async move {
+                    let mut acks = Vec::new();
+                    for _ in 0..30 {
+                        let name = format!("tab-{number}");
+                        acks.push(client.write("a", &name, &Peer::new().insert(0, "x")).await);
+                    }
+                    acks
+                })
+            })
+            .collect();
+        for _ in 0..5 {
+            until("document to delete", async || {
+                (server.client.delete("/docs/a").await.status == 204).then_some(())
+            })
+            .await;
+        }
+        let mut acks = vec![server.client.write("a", "last", &Peer::new().insert(0, "x")).await];
+        for writer in writers {
+            acks.extend(writer.await.expect("every write is answered"));
+        }
+        let page = server.client.get("/docs/a/updates").await.expect_json(200);
+        let logged = page["updates"].as_array().expect("a list").len();
+        let mut seqs: Vec<u64> =
+            acks.iter().filter(|ack| page["epoch"] == ack.epoch.as_str()).map(|ack| ack.seq).collect();
+        seqs.sort_unstable();
+        assert_eq!(seqs, (1..=logged as u64).collect::<Vec<_>>(), "of the last life");
+        assert_eq!(server.client.text("a").await, "x".repeat(logged));
+    }
+}

@@ -15,6 +15,7 @@ mod names;
 mod operations;
 mod presence;
 mod proxy;
+mod readme;
 mod real_input;
 mod settings;
 mod sizes;

@@ -37,7 +37,7 @@ async fn an_unknown_key_or_an_impossible_value_stops_the_start_and_is_named() {
         ("SERVER__PROT", "1", "prot"),
         ("SERVRE__PORT", "1", "servre"),
         ("LIMITS__MAX_UPDATE_BYTE", "1", "max_update_byte"),
-        ("SERVER__PORT__X", "1", "port"),
+        ("SERVER__HEARTBEAT_SECONDS__X", "1", "heartbeat_seconds"),
         ("SERVER__PORT", "65536", "port"),
         ("SERVER__PORT", "-1", "port"),
         ("SERVER__PORT", "http", "port"),

@@ -283,11 +283,39 @@ async fn a_reader_that_takes_nothing_is_let_go_and_nobody_else_is_harmed() {
     assert_eq!(good.event("update").await.id, Some(ack.id()));
 }
 
+/// A connection that is alive hides a stream on it that is not.
+#[tokio::test]
+async fn a_stuck_stream_beside_others_on_one_http2_connection_is_let_go() {
+    let server = Server::start_with(|settings| settings.limits.stalled_seconds = 3).await;
+    let client = Client::with_http2(server.address);
+    let mut stuck = client.events("a", "stuck").await;
+    stuck.sync().await;
+    let mut good = client.events("a", "good").await;
+    let mut reader = Reader::start(&mut good).await;
+    let mut peer = Peer::new();
+    // More than the window of one stream.
+    for _ in 0..4 {
+        let head = server.client.write("a", "tab-1", &peer.insert(0, &"x".repeat(900_000))).await.seq;
+        reader.read_to(head, &mut good, &no_own).await;
+    }
+    until("end of the stuck stream", async || {
+        let head = server.client.write("a", "tab-1", &peer.insert(0, "x")).await.seq;
+        reader.read_to(head, &mut good, &no_own).await;
+        let clients = client.get("/docs/a/clients").await.expect_json(200);
+        let mut clients = clients["clients"].as_array().expect("a list").iter();
+        clients.all(|entry| entry["client_id"] != "stuck").then_some(())
+    })
+    .await;
+    let rest = stuck.rest().await;
+    let Some(Frame::Event(last)) = rest.last() else { panic!("{} frames, no event last", rest.len()) };
+    assert_eq!((last.name.as_str(), &last.json()["code"]), ("closed", &json!("too_slow")));
+}
+
 /// A reader that takes a byte now and then is slow, not stuck.
 #[tokio::test]
 async fn a_reader_that_reads_slowly_is_not_let_go() {
     let server = Server::start_with(|settings| {
-        settings.limits.stalled_seconds = 2;
+        settings.limits.stalled_seconds = 3;
         settings.server.heartbeat_seconds = 1;
         settings.limits.max_update_bytes = 32 << 20;
     })
@@ -300,7 +328,7 @@ async fn a_reader_that_reads_slowly_is_not_let_go() {
     let mut raw = Raw::connect_narrow(server.address).await;
     raw.send("GET /docs/a/events?client_id=slow HTTP/1.0\r\n\r\n").await;
     let mut taken = 0;
-    for _ in 0..6 {
+    for _ in 0..7 {
         // Each heartbeat of another stream is a second.
         while !matches!(clock.frame().await, Some(Frame::Comment(_))) {}
         let mut some = vec![0; 128 << 10];

@@ -87,6 +87,7 @@ test('edits made while disconnected are kept and merged', { timeout }, async t =
   ada.provider.disconnect()
   assert.equal(ada.provider.status, 'disconnected')
   assert.equal(ada.provider.synced, false)
+  await until('the server knows', async () => (await server.clients(id)).every(client => client.client_id !== ada.provider.clientId))
   for (const letter of 'two ') ada.text.insert(ada.text.length, letter)
   bob.text.insert(bob.text.length, 'three ')
   assert.equal(ada.provider.unsyncedChanges, 4)
@@ -166,17 +167,28 @@ test('a stream that is cut goes on where it was', { timeout }, async t => {
   const id = newDocumentId()
   const streams = []
   const peer = open(t, proxy.url, id, {
-    fetch: fetchWith((method, path) => { if (path.endsWith('/events')) streams.push(path) }),
+    fetch: async (address, init) => {
+      const { pathname, searchParams } = new URL(address)
+      if (pathname.endsWith('/events')) streams.push(searchParams.get('since'))
+      return fetch(address, init)
+    },
   })
   const other = open(t, server.url, id)
   await untilSaved(peer, other)
+  // One edit of somebody else and one of its own each time: both move the place.
   for (let round = 1; round <= 3; round++) {
-    proxy.cut()
     other.text.insert(0, `${round}`)
-    await until('a new stream', () => streams.length > round, { seen: show(peer) })
+    await until('it is heard', () => peer.text.length === 2 * round - 1)
+    peer.text.insert(0, 'x')
     await untilEqual(peer, other)
+    const { seq } = await server.get(`/docs/${id}`)
+    await until('its own is heard of', () => peer.provider.seq === seq, { seen: show(peer) })
+    proxy.cut()
+    await until('a new stream', () => streams.length > round, { seen: show(peer) })
+    assert.equal(streams.at(-1), `${peer.provider.epoch}.${seq}`)
+    await until('it is synced', () => peer.provider.synced)
   }
-  assert.equal(peer.text.toString(), '321')
+  assert.equal(peer.text.toString(), 'x3x2x1')
 })
 
 test('cut five times a second while both write, nothing is lost', { timeout: 60_000 }, async t => {
@@ -236,6 +248,21 @@ test('killed and restarted in the middle of a word', { timeout: 60_000 }, async 
   assert.equal(await server.text(id), peers[0].text.toString())
 })
 
+test('a server that stops in good order is waited for', { timeout }, async t => {
+  const server = await startServer(t, { isDurable: true })
+  const id = newDocumentId()
+  const [ada, bob] = [open(t, server.url, id), open(t, server.url, id)]
+  ada.text.insert(0, 'before ')
+  await untilEqual(ada, bob)
+  await server.kill('SIGTERM')
+  await until('they have noticed', () => [ada, bob].every(({ provider }) => provider.status === 'connecting'))
+  ada.text.insert(0, 'during ')
+  await server.start()
+  await untilEqual(ada, bob)
+  assert.equal(bob.text.toString(), 'during before ')
+  assert.deepEqual([...ada.named('closed'), ...bob.named('closed')], [])
+})
+
 test('unavailable for a while: waits as long as the server asks, then goes on', { timeout }, async t => {
   const server = await startServer(t)
   let refusals = 0
@@ -269,10 +296,11 @@ test('updates that the server lacks are answered with the difference', { timeout
   const server = await startServer(t)
   const id = newDocumentId()
   let isEaten = false
+  let posts = 0
   const peer = open(t, server.url, id, {
     // The first post is acknowledged by somebody who does not keep it.
     fetch: fetchWith((method, path) => {
-      if (!path.endsWith('/updates') || isEaten) return null
+      if (!path.endsWith('/updates') || ++posts > 1) return null
       isEaten = true
       return Response.json({ epoch: null, seq: 0, changed: false })
     }),
@@ -284,7 +312,8 @@ test('updates that the server lacks are answered with the difference', { timeout
   peer.text.insert(6, 'second')
   await until('it is on the server', async () => await server.text(id) === 'first second', { seen: show(peer) })
   await untilSaved(peer)
-  assert.ok(peer.named('gap').length >= 1)
+  assert.equal(peer.named('gap').length, 1)
+  assert.equal(posts, 3, 'the one that was eaten, the one that was refused, and the difference')
   assert.equal(peer.provider.status, 'connected')
 })
 
@@ -501,6 +530,38 @@ test('a token function is asked again when its token has run out', { timeout }, 
   assert.equal(await server.text(id), 'abc')
 })
 
+for (const [code, expected] of [['token_expired', 'goes on'], ['shutting_down', 'goes on'], ['too_slow', 'goes on'], ['revoked', 'ends']]) {
+  test(`a stream that ends with ${code} ${expected}`, { timeout }, async t => {
+    const server = await startServer(t)
+    const asked = []
+    let streams = 0
+    const peer = open(t, server.url, newDocumentId(), {
+      token: ({ refresh }) => { asked.push(refresh); return 'token' },
+      // The first stream brings what the server says, and then this.
+      fetch: async (address, init) => {
+        const response = await fetch(address, init)
+        if (!new URL(address).pathname.endsWith('/events') || ++streams > 1) return response
+        const reader = response.body.getReader()
+        let text = ''
+        while (!text.includes('event: sync') || !text.endsWith('\n\n')) text += Buffer.from((await reader.read()).value)
+        await reader.cancel()
+        return new Response(`${text}event: closed\ndata: {"code":"${code}","detail":"because"}\n\n`, { headers: response.headers })
+      },
+    })
+    if (expected === 'ends') {
+      const [end] = await until('it ends', () => peer.named('closed').length > 0 && peer.named('closed'), { seen: show(peer) })
+      assert.deepEqual(end, { code, reason: 'because' })
+      assert.equal(streams, 1)
+    } else {
+      await until('it is connected again', () => streams === 2 && peer.provider.synced, { seen: show(peer) })
+      peer.text.insert(0, 'abc')
+      await untilSaved(peer)
+      assert.deepEqual(peer.named('closed'), [])
+      assert.deepEqual(asked, code === 'token_expired' ? [false, true] : [false])
+    }
+  })
+}
+
 test('a second 401 ends it', { timeout }, async t => {
   const server = await startServer(t)
   const asked = []
@@ -539,6 +600,20 @@ test('a token function that fails is asked again later', { timeout }, async t =>
   })
   await untilSaved(peer)
   assert.equal(asked, 3)
+})
+
+test('an observer that throws stops nothing', { timeout }, async t => {
+  const server = await startServer(t)
+  const id = newDocumentId()
+  const [ada, bob] = [open(t, server.url, id), open(t, server.url, id)]
+  await untilSaved(ada, bob)
+  bob.text.observe(() => { throw new Error('an observer') })
+  for (const letter of 'abc') {
+    ada.text.insert(ada.text.length, letter)
+    await until('it has arrived', () => bob.text.toString().endsWith(letter), { seen: show(ada, bob) })
+  }
+  await untilEqual(ada, bob)
+  assert.ok(bob.named('connection-error').some(({ message }) => message === 'an observer'), 'it is told')
 })
 
 test('parameters and headers go with every request', { timeout }, async t => {

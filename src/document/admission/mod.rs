@@ -14,6 +14,7 @@
 //! `TransactionMut::integrate_item`), for documents that never collect garbage (`skip_gc`).
 
 mod placement;
+mod portions;
 
 use std::collections::HashMap;
 
@@ -80,6 +81,17 @@ impl Admission<'_> {
     pub fn changes_nothing(&self) -> bool {
         self.placement.is_empty() && !self.deletes
     }
+
+    /// How many blocks are new.
+    pub fn block_count(&self) -> usize {
+        self.placement.shares.iter().map(|share| share.blocks.len()).sum()
+    }
+
+    /// Updates of `blocks_max` blocks at the most that together bring all new blocks, each after those that it builds
+    /// on. Deletions are in none of them.
+    pub fn portions(&self, blocks_max: usize) -> impl Iterator<Item = Vec<u8>> + '_ {
+        portions::cut(&self.placement, blocks_max)
+    }
 }
 
 impl Known {
@@ -130,7 +142,7 @@ impl Known {
     /// `derived`: everything that the transaction has deleted: integrating a block deletes what it overwrites, what
     /// it was put into if that is deleted, and what is inside of the deleted.
     pub fn record(&mut self, admission: Admission<'_>, deletions: &DeleteSet, derived: &DeleteSet) {
-        let Placement { shares, newcomers, roots, types, nesting, emptied } = admission.placement;
+        let Placement { shares, newcomers, roots, types, nesting, emptied, order: _ } = admission.placement;
         self.crowding.add_all(&newcomers);
         for share in shares {
             let runs = self.clients.entry(share.client).or_insert_with(|| Vec::with_capacity(1));

@@ -22,6 +22,8 @@ pub(super) struct Placement<'a> {
     /// Nesting of the new containers. Their numbers go on where those of `Known` end.
     pub nesting: Vec<u8>,
     pub emptied: DeleteSet,
+    /// In which order the blocks found their places: shares, by their index, and how many blocks at a time.
+    pub order: Vec<(usize, usize)>,
 }
 
 /// The new blocks of one client.
@@ -104,7 +106,13 @@ pub(super) fn place<'a>(known: &Known, outline: &'a Outline<'a>) -> Result<Place
     while let Some(index) = runnable.pop() {
         while placement.shares[index].homes.len() < placement.shares[index].blocks.len() {
             match place_next(known, &mut placement, index) {
-                Ok(home) => placement.shares[index].homes.push(home),
+                Ok(home) => {
+                    placement.shares[index].homes.push(home);
+                    match placement.order.last_mut() {
+                        Some((last, count)) if *last == index => *count += 1,
+                        _ => placement.order.push((index, 1)),
+                    }
+                }
                 Err(Obstacle::Refused(refusal)) => return Err(refusal),
                 Err(Obstacle::Waits(on, clock)) => {
                     placement.shares[on].waiting.push(Reverse((clock, index)));

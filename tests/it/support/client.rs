@@ -211,10 +211,10 @@ impl Raw {
         Self::connected(TcpSocket::new_v4().expect("a socket"), address).await
     }
 
-    /// With as small a receive buffer as there is, so that a reader that does not read is noticed soon.
+    /// With a small receive buffer, so that a reader that does not read is noticed soon.
     pub async fn connect_narrow(address: SocketAddr) -> Self {
         let socket = TcpSocket::new_v4().expect("a socket");
-        socket.set_recv_buffer_size(2048).expect("the size can be set");
+        socket.set_recv_buffer_size(16 << 10).expect("the size can be set");
         Self::connected(socket, address).await
     }
 

@@ -4,13 +4,14 @@ use std::ffi::OsStr;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Output, Stdio};
+use std::time::Instant;
 
 use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 use tokio::process::{Child, ChildStdout, Command};
 use tokio::task::JoinHandle;
 
-use super::{Client, within_deadline};
+use super::{Client, DEADLINE, within_deadline};
 
 /// What a start is given beyond the usual, for the next start too.
 struct How {
@@ -23,12 +24,26 @@ pub struct Process {
     pub address: SocketAddr,
     /// A client without a name that asks this server.
     pub client: Client,
-    child: Child,
+    child: Running,
     stdout: BufReader<ChildStdout>,
     /// Standard error, collected as it comes: whoever does not read a pipe stops the writer.
     errors: JoinHandle<String>,
     how: How,
+    /// After `child`: cleared away when nobody writes there any more.
     directory: TempDir,
+}
+
+/// A child that is gone when this is.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.start_kill();
+        let deadline = Instant::now() + DEADLINE;
+        while matches!(self.0.try_wait(), Ok(None)) && Instant::now() < deadline {
+            std::thread::yield_now();
+        }
+    }
 }
 
 impl Process {
@@ -56,14 +71,14 @@ impl Process {
             .env("PROMPTGRIMOIRE_PORT", "0")
             .env("PROMPTGRIMOIRE__STORE__URL", store_url(directory.path()))
             .envs(how.variables.iter().map(|(name, value)| (name, value)));
-        let mut child = command.spawn().expect("the binary starts");
-        let mut stderr = child.stderr.take().expect("standard error is a pipe");
+        let mut child = Running(command.spawn().expect("the binary starts"));
+        let mut stderr = child.0.stderr.take().expect("standard error is a pipe");
         let errors = tokio::spawn(async move {
             let mut errors = Vec::new();
             let _ = stderr.read_to_end(&mut errors).await;
             String::from_utf8_lossy(&errors).into_owned()
         });
-        let mut stdout = BufReader::new(child.stdout.take().expect("standard output is a pipe"));
+        let mut stdout = BufReader::new(child.0.stdout.take().expect("standard output is a pipe"));
         let mut line = String::new();
         within_deadline("line that names the address", stdout.read_line(&mut line))
             .await
@@ -81,12 +96,12 @@ impl Process {
     }
 
     pub fn id(&self) -> u32 {
-        self.child.id().expect("the process was not waited for yet")
+        self.child.0.id().expect("the process was not waited for yet")
     }
 
     /// SIGKILL: no chance to do anything more. Returns when the process is gone.
     pub async fn kill(&mut self) {
-        self.child.start_kill().expect("the process runs");
+        self.child.0.start_kill().expect("the process runs");
         self.ended().await;
     }
 
@@ -100,7 +115,7 @@ impl Process {
 
     /// Waits until the process has ended.
     pub async fn ended(&mut self) -> ExitStatus {
-        within_deadline("end of the process", self.child.wait()).await.expect("a child can be waited for")
+        within_deadline("end of the process", self.child.0.wait()).await.expect("a child can be waited for")
     }
 
     /// What the process wrote on standard output after the line that names its address, once it has ended.
@@ -119,7 +134,7 @@ impl Process {
 
     /// Starts again on the same documents, on another port, after the process has ended.
     pub async fn restart(mut self) -> Self {
-        assert!(self.child.try_wait().expect("a child can be asked").is_some(), "the process has ended");
+        assert!(self.child.0.try_wait().expect("a child can be asked").is_some(), "the process has ended");
         Self::launch(self.directory, self.how).await
     }
 }

@@ -1,0 +1,49 @@
+//! What the README prints works as printed.
+
+use std::process::Command;
+
+use crate::support::Server;
+
+/// The commands of the README's block that is marked with `<!-- test: NAME -->`.
+fn block(name: &str) -> String {
+    let readme = include_str!("../../README.md");
+    let (_, marked) =
+        readme.split_once(&format!("<!-- test: {name} -->\n```sh\n")).expect("the README has the block");
+    marked.split_once("\n```").expect("the block has an end").0.to_owned()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_session_with_curl_works_as_printed() {
+    let server = Server::start().await;
+    let script = block("curl").replace("http://127.0.0.1:8080", &format!("http://{}", server.address));
+    let ran = tokio::task::spawn_blocking(move || Command::new("bash").arg("-ec").arg(script).output());
+    let output = ran.await.expect("no panic").expect("bash and curl are there");
+
+    let printed = String::from_utf8(output.stdout).expect("answers are UTF-8");
+    assert!(output.status.success(), "{printed}\n{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(printed.matches("\"changed\":true").count(), 2, "{printed}");
+    assert!(printed.contains("\nHello, world\n"), "{printed}");
+    assert!(printed.contains("\"origin\":\"curl\""), "{printed}");
+    assert!(printed.contains("event: sync\nid: "), "{printed}");
+}
+
+#[test]
+fn every_setting_is_listed_with_its_default() {
+    let listed = promptgrimoire::settings::Settings::load(
+        Some(concat!(env!("CARGO_MANIFEST_DIR"), "/settings.toml").as_ref()),
+        std::iter::empty(),
+    );
+    let listed = listed.expect("settings.toml can be used");
+    let empty = tempfile::NamedTempFile::with_suffix(".toml").expect("a temporary file");
+    let defaults = promptgrimoire::settings::Settings::load(Some(empty.path()), std::iter::empty());
+    let defaults = format!("{:#?}", defaults.expect("an empty file can be used"));
+    assert_eq!(format!("{listed:#?}"), defaults);
+
+    let text = include_str!("../../settings.toml");
+    let keys: Vec<&str> = text.lines().filter_map(|line| Some(line.split_once(" = ")?.0)).collect();
+    // A setting stands in a section, so it is printed two levels deep.
+    let fields = defaults.lines().filter_map(|line| line.strip_prefix("        ")?.split_once(": "));
+    let missing: Vec<&str> =
+        fields.map(|(name, _)| name).filter(|name| !name.starts_with(' ') && !keys.contains(name)).collect();
+    assert_eq!(missing, Vec::<&str>::new(), "these settings are not in settings.toml");
+}
