@@ -8,6 +8,7 @@ use reqwest::Method;
 use rusqlite::Connection;
 use serde_json::json;
 
+use crate::support::awareness::{awareness, states_of};
 use crate::support::faulty_disk::{Fault, FaultyDisk};
 use crate::support::journal::Journal;
 use crate::support::process::run_to_its_end;
@@ -15,7 +16,7 @@ use crate::support::{Answer, Client, Frame, Peer, Process, Stream, base64, until
 
 const WRITER: &str = "writer";
 /// How often the disk fails and works again in one test.
-const ROUNDS: usize = 3;
+const ROUNDS: u32 = 3;
 
 #[tokio::test]
 async fn on_a_full_disk_writes_are_refused_and_all_else_goes_on() {
@@ -33,15 +34,15 @@ async fn on_a_disk_that_fails_to_sync_nothing_is_acknowledged_and_all_else_goes_
 }
 
 async fn survives(fault: Fault) {
-    let (disk, mut process) =
-        start_on_faulty_disk(&[("PROMPTGRIMOIRE__SERVER__HEARTBEAT_SECONDS", "1")]).await;
+    let (disk, mut process) = start_on_faulty_disk().await;
     let client = process.client.clone();
     let mut journal = Journal::default();
     let mut peer = Peer::new();
     write(&client, &mut journal, &mut peer, 10).await;
     let mut reader = Reader::open(&client).await;
 
-    for _ in 0..ROUNDS {
+    for round in 1..=ROUNDS {
+        let acknowledged = head(&client).await;
         disk.set(fault);
         let update = peer.push("refused at first ");
         for _ in 0..3 {
@@ -58,7 +59,8 @@ async fn survives(fault: Fault) {
         assert_eq!(client.get("/docs/a/updates").await.status, 200);
         assert_eq!(client.get("/docs").await.status, 200);
         client.events("a", "another").await.sync().await;
-        reader.is_open().await;
+        reader.hears(&client, round).await;
+        assert_eq!(reader.cursor, acknowledged, "what was refused was told to nobody");
 
         disk.heal();
         // No restart.
@@ -76,8 +78,7 @@ async fn survives(fault: Fault) {
         assert_eq!(client.text("a").await, peer.text());
         journal.check(&client).await;
     }
-    let head = client.get("/docs/a").await.expect_json(200)["seq"].as_u64().expect("a sequence");
-    reader.read_to(head, &mut journal).await;
+    reader.read_to(head(&client).await, &mut journal).await;
     assert_eq!(reader.peer.text(), peer.text(), "the open stream has everything, and nothing else");
 
     process.kill().await;
@@ -88,7 +89,7 @@ async fn survives(fault: Fault) {
 
 #[tokio::test]
 async fn a_process_that_dies_in_the_middle_of_a_write_loses_nothing_acknowledged() {
-    let (disk, mut process) = start_on_faulty_disk(&[]).await;
+    let (disk, mut process) = start_on_faulty_disk().await;
     let mut journal = Journal::default();
     let mut peer = Peer::new();
     let mut unacknowledged: Option<Vec<u8>> = None;
@@ -228,13 +229,13 @@ async fn a_data_directory_in_use_is_left_alone() {
     process.client.write("a", WRITER, &Peer::new().push("!")).await;
 }
 
-async fn start_on_faulty_disk(variables: &[(&str, &str)]) -> (FaultyDisk, Process) {
+async fn start_on_faulty_disk() -> (FaultyDisk, Process) {
     // The library is preloaded into this one process, which has its documents in a directory of this name.
     let disk = FaultyDisk::new("/data/".as_ref());
     let environment = disk.environment();
     let environment =
         environment.iter().map(|(name, value)| (*name, value.to_str().expect("paths are UTF-8")));
-    let variables: Vec<(&str, &str)> = environment.chain(variables.iter().copied()).collect();
+    let variables: Vec<(&str, &str)> = environment.collect();
     let process = Process::start_with(&variables).await;
     (disk, process)
 }
@@ -245,6 +246,10 @@ async fn write(client: &Client, journal: &mut Journal, peer: &mut Peer, count: u
         let answer = client.update("a", WRITER, &update).await;
         journal.acknowledged("a", &update, &answer.expect_json(200));
     }
+}
+
+async fn head(client: &Client) -> u64 {
+    client.get("/docs/a").await.expect_json(200)["seq"].as_u64().expect("a sequence")
 }
 
 fn check_unavailable(answer: &Answer) {
@@ -283,13 +288,20 @@ impl Reader {
         Self { stream, peer, cursor: sync.seq(), read: vec![Frame::Event(sync)] }
     }
 
-    /// Waits for the next comment: whatever comes before it was sent while the disk still worked.
-    async fn is_open(&mut self) {
+    /// Waits for a signal that is sent now, and so for all that was sent before. No disk is needed for it.
+    async fn hears(&mut self, client: &Client, clock: u32) {
+        let signal = base64(&awareness(7, clock, &json!({ "here": true })));
+        let body = json!({ "client_id": "signaller", "update": signal });
+        assert_eq!(client.post("/docs/a/awareness", &body).await.status, 204);
         loop {
-            match self.stream.frame().await.expect("the stream stays open") {
-                Frame::Comment(_) => return,
-                frame => self.take(frame),
+            let frame = self.stream.next().await;
+            if let Frame::Event(event) = &frame
+                && event.name == "awareness"
+                && states_of(&event.update()).iter().any(|(_, at, _)| *at == clock)
+            {
+                return;
             }
+            self.take(frame);
         }
     }
 
@@ -303,6 +315,10 @@ impl Reader {
 
     fn take(&mut self, frame: Frame) {
         let Frame::Event(event) = &frame else { panic!("{frame:?} is no event") };
+        // A signal that nobody renews runs out.
+        if event.name == "awareness" {
+            return;
+        }
         assert_eq!(event.name, "update");
         let first = event.json()["from"].as_u64().unwrap_or(event.seq());
         assert_eq!(first, self.cursor + 1, "no hole in the stream, and nothing twice");
