@@ -232,7 +232,8 @@ impl Settings {
         for directive in self.log.level.split(',') {
             let level = directive.rsplit('=').next().unwrap_or(directive).trim();
             if level.parse::<tracing::level_filters::LevelFilter>().is_err() {
-                let problem = format!("names no level in `{directive}`: off, error, warn, info, debug or trace");
+                let problem =
+                    format!("names no level in `{directive}`: off, error, warn, info, debug or trace");
                 return Err(SettingsError::Impossible { key: "log.level", problem });
             }
         }
