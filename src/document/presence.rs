@@ -127,7 +127,7 @@ impl Presence {
             .collect()
     }
 
-    /// Streams of named clients that are open.
+    /// Whether nobody is here: no client within its grace, and no state.
     pub fn is_empty(&self) -> bool {
         self.clients.is_empty() && self.states.is_empty()
     }

@@ -162,7 +162,7 @@ fn describe_document(error: DocumentError, detail: String) -> Described {
         DocumentError::Unavailable { reason } => {
             tracing::warn!(reason, "answered 503: {reason}");
             Described {
-                detail: "the store cannot take it now; nothing was changed for sure, so try again".into(),
+                detail: "the store cannot take it now; try again, a repeat does no harm".into(),
                 ..described(StatusCode::SERVICE_UNAVAILABLE, "unavailable", vec![])
             }
         }
