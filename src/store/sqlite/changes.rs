@@ -7,7 +7,8 @@ use std::collections::HashMap;
 
 use rusqlite::{Connection, params};
 
-use super::rows::{self, Entry, Life, RowError, number};
+use super::journal;
+use super::rows::{self, Entry, Life, LogRow, RowError, number};
 use crate::event::Event;
 use crate::ids::{DocumentId, Epoch, Sequence};
 use crate::store::{Retention, Snapshot, StoreError, Summary, check_dense, retention};
@@ -27,26 +28,26 @@ impl From<rusqlite::Error> for AppendError {
     }
 }
 
-/// Appends to any number of documents. The row of each in the directory is read once and written once.
+/// Documents with events in the journal: their entries, which count those in.
+pub type Heads = HashMap<DocumentId, Entry>;
+
+/// Appends to any number of documents: to the journal, or where a document is created, to its log.
 pub struct Batch<'c> {
     connection: &'c Connection,
     next_id: &'c mut i64,
-    touched: HashMap<DocumentId, Touched>,
-}
-
-/// A document that a batch appends to.
-struct Touched {
-    entry: Entry,
-    is_new: bool,
+    /// After an error it is not what it was before, and is to be thrown away.
+    heads: &'c mut Heads,
+    created: HashMap<DocumentId, Entry>,
+    journaled: journal::Batch,
 }
 
 impl<'c> Batch<'c> {
     /// `next_id`: the id for the next document that is created.
-    pub fn new(connection: &'c Connection, next_id: &'c mut i64) -> Self {
-        Self { connection, next_id, touched: HashMap::new() }
+    pub fn new(connection: &'c Connection, next_id: &'c mut i64, heads: &'c mut Heads) -> Self {
+        Self { connection, next_id, heads, created: HashMap::new(), journaled: journal::Batch::default() }
     }
 
-    /// Writes events to the log. The directory follows in `finish`.
+    /// Takes events; they are written by `finish` at the latest.
     pub fn append(
         &mut self,
         document: &DocumentId,
@@ -55,25 +56,27 @@ impl<'c> Batch<'c> {
     ) -> Result<(), AppendError> {
         let (first, last) = check_dense(events).map_err(AppendError::Refused)?;
         let moved = || AppendError::Refused(StoreError::Moved { document: document.clone() });
-        if !self.touched.contains_key(document) {
-            let found = match Entry::find(self.connection, document) {
-                Ok(found) => found.map(|entry| Touched { entry, is_new: false }),
-                Err(RowError::Sqlite(error)) => return Err(error.into()),
-                Err(damaged) => return Err(AppendError::Refused(damaged.of(document))),
-            };
-            let touched = match found {
-                Some(touched) => touched,
-                None if first.sequence == Sequence::ZERO.next() => self.create(document, epoch, first),
-                None => return Err(moved()),
-            };
-            self.touched.insert(document.clone(), touched);
-        }
-        let entry = &mut self.touched.get_mut(document).expect("it was inserted right above").entry;
+        let (entry, created) = if let Some(entry) = self.heads.get_mut(document) {
+            (entry, false)
+        } else if let Some(entry) = self.created.get_mut(document) {
+            (entry, true)
+        } else if let Some(entry) = find_sound(self.connection, document)? {
+            (self.heads.entry(document.clone()).or_insert(entry), false)
+        } else if first.sequence == Sequence::ZERO.next() {
+            let entry = new_entry(self.next_id, document, epoch, first);
+            (self.created.entry(document.clone()).or_insert(entry), true)
+        } else {
+            return Err(moved());
+        };
         if entry.summary.epoch != epoch || entry.summary.head.next() != first.sequence {
             return Err(moved());
         }
         for event in events {
-            rows::insert_event(self.connection, entry, event)?;
+            if created {
+                LogRow::of(entry, event).insert(self.connection)?;
+            } else {
+                self.journaled.push(entry, event);
+            }
             entry.summary.bytes += event.update.len() as u64;
         }
         entry.summary.head = last.sequence;
@@ -81,35 +84,48 @@ impl<'c> Batch<'c> {
         Ok(())
     }
 
-    fn create(&mut self, document: &DocumentId, epoch: Epoch, first: &Event) -> Touched {
-        let id = *self.next_id;
-        *self.next_id += 1;
-        let summary = Summary {
-            document: document.clone(),
-            epoch,
-            head: Sequence::ZERO,
-            oldest: Sequence::ZERO.next(),
-            bytes: 0,
-            created_at: first.time,
-            updated_at: first.time,
-        };
-        Touched { entry: Entry { id, summary }, is_new: true }
-    }
-
-    /// Writes the directory's rows.
+    /// Writes the journal, and new documents into the directory. Adds to `fill` what the journal got.
     ///
     /// # Errors
-    /// Names the document whose row could not be written: all of the batch must be rolled back.
-    pub fn finish(self) -> Result<(), (DocumentId, RowError)> {
-        for (document, Touched { entry, is_new }) in self.touched {
-            let written = if is_new { entry.insert(self.connection) } else { entry.update(self.connection) };
-            written.map_err(|error| (document, error))?;
+    /// Names the document whose row could not be written, if it is one's: all of the batch must be rolled back.
+    pub fn finish(self, fill: &mut journal::Fill) -> Result<(), (Option<DocumentId>, RowError)> {
+        for (document, entry) in self.created {
+            entry.insert(self.connection).map_err(|error| (Some(document), error))?;
         }
-        Ok(())
+        self.journaled.write(self.connection, fill).map_err(|error| (None, error.into()))
     }
 }
 
-/// Writes a snapshot and trims the log, as `Store::compact` says.
+/// A document's entry; it has nothing in the journal.
+fn find_sound(connection: &Connection, document: &DocumentId) -> Result<Option<Entry>, AppendError> {
+    match Entry::find(connection, document) {
+        Ok(Some(entry)) if rows::log_goes_on(connection, &entry)? => {
+            let detail =
+                format!("its log goes on after sequence {}, and should end there", entry.summary.head);
+            Err(AppendError::Refused(RowError::Damaged(detail).of(document)))
+        }
+        Ok(found) => Ok(found),
+        Err(RowError::Sqlite(error)) => Err(error.into()),
+        Err(damaged) => Err(AppendError::Refused(damaged.of(document))),
+    }
+}
+
+fn new_entry(next_id: &mut i64, document: &DocumentId, epoch: Epoch, first: &Event) -> Entry {
+    let id = *next_id;
+    *next_id += 1;
+    let summary = Summary {
+        document: document.clone(),
+        epoch,
+        head: Sequence::ZERO,
+        oldest: Sequence::ZERO.next(),
+        bytes: 0,
+        created_at: first.time,
+        updated_at: first.time,
+    };
+    Entry { id, summary }
+}
+
+/// Writes a snapshot and trims the log, as `Store::compact` says. The document has nothing in the journal.
 ///
 /// # Errors
 /// Inside: refused, nothing was written. Outside: roll back.

@@ -39,6 +39,8 @@ fn snapshot(number: u64) -> Snapshot {
 const LIMIT: PageLimit = PageLimit { events_max: 1000, bytes_max: 1 << 20 };
 /// The head of each document of the sample.
 const HEAD: u64 = 20;
+/// What a journaled sample has in the logs; the rest is in the journal.
+const SETTLED: u64 = 17;
 const DOCUMENTS: [&str; 4] = ["apple", "banana", "cherry", "date"];
 /// A document whose contents fill pages of their own.
 const LARGE: &str = "large";
@@ -46,25 +48,57 @@ const LARGE: &str = "large";
 /// What each document of the sample is, if it is served at all.
 type Written = BTreeMap<DocumentId, Stored>;
 
-/// Writes a small store: logs, snapshots, a trimmed log, a large document. Returns what is in it.
+/// Writes a small store and closes it. Returns what is in it.
 async fn write_sample(directory: &Path) -> Written {
     let store = SqliteStore::open(directory).expect("an empty directory becomes a store");
+    let written = fill(&store, HEAD).await;
+    store.close().await;
+    written
+}
+
+/// Writes the same store, as a process leaves it that is killed with the last events of each document in the journal.
+async fn write_journaled_sample(directory: &Path) -> Written {
+    let living = tempfile::tempdir().expect("there is room for a directory");
+    let store = SqliteStore::open(living.path()).expect("an empty directory becomes a store");
+    let mut written = fill(&store, SETTLED).await;
+    for number in SETTLED + 1..=HEAD {
+        for document in written.keys() {
+            store.append(document, epoch(), vec![event(number)]).await.expect("there is room");
+        }
+    }
+    for (document, written) in &mut written {
+        *written = store.load(document).await.expect("it reads back").expect("it is there");
+        assert_eq!(written.summary.head, Sequence::new(HEAD));
+    }
+    let database = living.path().join("store.sqlite");
+    let connection = Connection::open(&database).expect("it was written");
+    let journaled: u64 =
+        connection.query_row("SELECT count(*) FROM journal", [], |row| row.get(0)).expect("it is there");
+    assert_eq!(journaled, (HEAD - SETTLED) * written.len() as u64);
+    let checkpoint = connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0));
+    assert_eq!(checkpoint, Ok(0), "the log is copied into the database whole");
+    fs::copy(&database, directory.join("store.sqlite")).expect("there is room");
+    store.close().await;
+    written
+}
+
+/// Writes logs, snapshots, a trimmed log, a large document.
+async fn fill(store: &SqliteStore, head: u64) -> Written {
     let retention = Retention { keep_updates: 8, keep_since: Timestamp::from_milliseconds(0) };
     let mut written = Written::new();
     for (index, name) in DOCUMENTS.into_iter().chain([LARGE]).enumerate() {
         let document = document(name);
-        let mut events: Vec<_> = (1..=HEAD).map(event).collect();
+        let mut events: Vec<_> = (1..=head).map(event).collect();
         if name == LARGE {
-            events[HEAD as usize - 1].update = Bytes::from(vec![7; 9000]);
+            events[head as usize - 1].update = Bytes::from(vec![7; 9000]);
         }
         store.append(&document, epoch(), events).await.expect("there is room");
-        for number in (1..=index.min(3) as u64).map(|round| round * 6) {
+        for number in (1..=index.min(3) as u64).map(|round| round * 6).filter(|number| *number <= head) {
             store.compact(&document, epoch(), snapshot(number), retention).await.expect("it lies in the log");
         }
         let stored = store.load(&document).await.expect("it reads back").expect("it is there");
         written.insert(document, stored);
     }
-    store.close().await;
     written
 }
 
@@ -161,7 +195,19 @@ fn seeds(default: usize) -> usize {
 async fn flip_bytes(positions: impl Fn(usize) -> Vec<usize>, mut altered: impl FnMut(u8) -> u8) {
     let original = tempfile::tempdir().expect("there is room for a directory");
     let written = write_sample(original.path()).await;
-    let bytes = fs::read(original.path().join("store.sqlite")).expect("it was written");
+    flip_bytes_of(original.path(), &written, &positions, &mut altered).await;
+    let original = tempfile::tempdir().expect("there is room for a directory");
+    let written = write_journaled_sample(original.path()).await;
+    flip_bytes_of(original.path(), &written, &positions, &mut altered).await;
+}
+
+async fn flip_bytes_of(
+    original: &Path,
+    written: &Written,
+    positions: &impl Fn(usize) -> Vec<usize>,
+    altered: &mut impl FnMut(u8) -> u8,
+) {
+    let bytes = fs::read(original.join("store.sqlite")).expect("it was written");
     let directory = tempfile::tempdir().expect("there is room for a directory");
     let mut total = Tally::default();
     for position in positions(bytes.len()) {
@@ -171,7 +217,7 @@ async fn flip_bytes(positions: impl Fn(usize) -> Vec<usize>, mut altered: impl F
         fs::create_dir(directory.path()).expect("it was just removed");
         fs::write(directory.path().join("store.sqlite"), &damaged).expect("there is room");
         let what = format!("byte {position}: {} -> {}", bytes[position], damaged[position]);
-        let tally = examine(directory.path(), &written, &what).await;
+        let tally = examine(directory.path(), written, &what).await;
         total.not_opened += tally.not_opened;
         total.out_of_service += tally.out_of_service;
         total.served += tally.served;
@@ -291,6 +337,113 @@ async fn rows_removed_or_altered_put_one_document_out_of_service_and_it_can_be_d
     }
 }
 
+/// Alters a journaled sample by SQL, opens it and returns what `load` says of each of its documents.
+async fn altered_journal(sql: &str) -> BTreeMap<String, Result<(), StoreError>> {
+    let directory = tempfile::tempdir().expect("there is room for a directory");
+    let written = write_journaled_sample(directory.path()).await;
+    let connection = Connection::open(directory.path().join("store.sqlite")).expect("it was written");
+    connection.execute_batch(sql).unwrap_or_else(|error| panic!("{sql}: {error}"));
+    drop(connection);
+    let mut found = BTreeMap::new();
+    for round in ["opened", "opened again"] {
+        let store = SqliteStore::open(directory.path()).unwrap_or_else(|error| panic!("{sql}: {error}"));
+        for (document, written) in &written {
+            let loaded = store.load(document).await;
+            if let Ok(loaded) = &loaded {
+                assert_eq!(loaded.as_ref(), Some(written), "{sql}: {document}, {round}");
+            }
+            found.insert(document.to_string(), loaded.map(|_| ()));
+        }
+        store.close().await;
+    }
+    found
+}
+
+/// The first batch of the sample's journal is `apple`'s.
+#[tokio::test]
+async fn a_table_of_the_journal_makes_up_for_what_the_other_lost() {
+    for sql in [
+        "DELETE FROM journal_index WHERE id = 1",
+        "DELETE FROM journal_index",
+        "UPDATE journal_index SET content = X'0102' WHERE id = 1",
+        "UPDATE journal_index SET id = 9999 WHERE id = 1",
+    ] {
+        let found = altered_journal(sql).await;
+        assert!(found.values().all(Result::is_ok), "{sql}: {found:?}");
+    }
+}
+
+#[tokio::test]
+async fn an_event_lost_from_the_journal_puts_its_document_out_of_service() {
+    for sql in [
+        "DELETE FROM journal WHERE id = 1",
+        "UPDATE journal SET content = X'' WHERE id = 1",
+        "UPDATE journal SET content = zeroblob(length(content)) WHERE id = 1",
+        "UPDATE journal SET content = (SELECT content FROM journal WHERE id = 2) WHERE id = 1",
+    ] {
+        let found = altered_journal(sql).await;
+        for (document, loaded) in found {
+            let damaged = matches!(loaded, Err(StoreError::Corrupt { .. }));
+            assert_eq!(damaged, document == "apple", "{sql}: {document}: {loaded:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_journal_that_does_not_say_whose_its_events_are_is_not_opened() {
+    let directory = tempfile::tempdir().expect("there is room for a directory");
+    write_journaled_sample(directory.path()).await;
+    let connection = Connection::open(directory.path().join("store.sqlite")).expect("it was written");
+    let both = "DELETE FROM journal_index WHERE id = 1; UPDATE journal SET content = X'01' WHERE id = 1";
+    connection.execute_batch(both).expect("it is not locked");
+    drop(connection);
+    let refused = SqliteStore::open(directory.path()).expect_err("an event is lost").to_string();
+    assert!(refused.contains("batch 1 of the journal"), "{refused}");
+}
+
+#[tokio::test]
+async fn events_that_their_log_does_not_take_stay_in_the_journal() {
+    let directory = tempfile::tempdir().expect("there is room for a directory");
+    let written = write_journaled_sample(directory.path()).await;
+    let connection = Connection::open(directory.path().join("store.sqlite")).expect("it was written");
+    connection
+        .execute_batch("UPDATE documents SET checksum = 0 WHERE name = 'banana'")
+        .expect("it is not locked");
+    drop(connection);
+    let store = SqliteStore::open(directory.path()).expect("others are well");
+    for (document, written) in &written {
+        match store.load(document).await {
+            Err(StoreError::Corrupt { .. }) => assert_eq!(document.as_str(), "banana"),
+            loaded => assert_eq!(loaded.expect("it is well").as_ref(), Some(written)),
+        }
+    }
+    store.append(&document("apple"), epoch(), vec![event(HEAD + 1)]).await.expect("it is well");
+    assert!(store.delete(&document("banana")).await.expect("a damaged document can be deleted"));
+    store.close().await;
+    let store = SqliteStore::open(directory.path()).expect("it was closed");
+    assert_eq!(store.load(&document("banana")).await.expect("it was deleted"), None);
+    assert_eq!(store.summary(&document("apple")).await.unwrap().unwrap().head, Sequence::new(HEAD + 1));
+}
+
+#[tokio::test]
+async fn a_store_of_version_1_is_taken_over() {
+    let directory = tempfile::tempdir().expect("there is room for a directory");
+    let written = write_sample(directory.path()).await;
+    let connection = Connection::open(directory.path().join("store.sqlite")).expect("it was written");
+    connection
+        .execute_batch("DROP TABLE journal; DROP TABLE journal_index; PRAGMA user_version = 1")
+        .expect("it is not locked");
+    drop(connection);
+    let store = SqliteStore::open(directory.path()).expect("an older store is brought up to date");
+    for (document, written) in &written {
+        store.append(document, epoch(), vec![event(HEAD + 1)]).await.expect("there is room");
+        let found = store.load(document).await.expect("it reads back").expect("it is there");
+        assert_eq!(found.tail.len(), written.tail.len() + 1);
+    }
+    store.close().await;
+    SqliteStore::open(directory.path()).expect("it is of this version now");
+}
+
 #[tokio::test]
 async fn a_damaged_document_is_left_out_of_lists_and_takes_no_updates() {
     let (store, _directory, _) = altered("UPDATE documents SET head = 19 WHERE id = 2").await;
@@ -393,11 +546,11 @@ async fn what_is_no_store_of_this_version_is_refused_with_one_clear_line() {
     let refused = || SqliteStore::open(directory.path()).expect_err("it is no store").to_string();
 
     let connection = Connection::open(&path).expect("it was written");
-    connection.execute_batch("PRAGMA user_version = 2").expect("it is not locked");
+    connection.execute_batch("PRAGMA user_version = 3").expect("it is not locked");
     drop(connection);
-    assert!(refused().contains("version 2"), "{}", refused());
+    assert!(refused().contains("version 3"), "{}", refused());
     let connection = Connection::open(&path).expect("it was written");
-    connection.execute_batch("PRAGMA user_version = 1; DROP TABLE snapshots").expect("it is not locked");
+    connection.execute_batch("PRAGMA user_version = 2; DROP TABLE snapshots").expect("it is not locked");
     drop(connection);
     assert!(refused().contains("`snapshots`"), "{}", refused());
 

@@ -13,6 +13,7 @@ mod changes;
 mod damage;
 mod directory;
 mod inspect;
+mod journal;
 #[cfg(test)]
 mod measure;
 mod readers;
@@ -25,11 +26,14 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use async_trait::async_trait;
+use rusqlite::Connection;
 use tracing::warn;
 
 use self::directory::Directory;
 use self::inspect::Quarantine;
+use self::journal::Care;
 use self::readers::Readers;
+use self::rows::RowError;
 use self::writer::{Change, Writer};
 use super::{LogPage, PageLimit, Retention, Snapshot, Store, StoreError, Stored, Summary};
 use crate::event::Event;
@@ -67,6 +71,16 @@ impl OpenError {
     }
 }
 
+/// Brings what an earlier process left in the journal to where it belongs.
+fn settle(connection: &mut Connection) -> Result<(), RowError> {
+    if journal::is_empty(connection)? {
+        return Ok(());
+    }
+    let transaction = connection.transaction()?;
+    journal::settle(&transaction, std::iter::empty(), Care::EachDocument)?;
+    Ok(transaction.commit()?)
+}
+
 /// A store in a directory. Dropped without `close`, it finishes what waits in the background, and only then
 /// lets go of the directory.
 #[derive(Debug)]
@@ -93,6 +107,14 @@ impl SqliteStore {
         if let Err(error) = schema::empty_wal(&connection) {
             // On a full disk. What is there can be read, and what comes is refused until there is room.
             warn!(%error, "the write-ahead log was not emptied when the store was opened: {error}");
+        }
+        if let Err(error) = settle(&mut connection) {
+            match error {
+                RowError::Damaged(detail) => return Err(OpenError::NotAStore { path, reason: detail }),
+                RowError::Sqlite(error) => {
+                    warn!(%error, "the journal was not settled when the store was opened: {error}")
+                }
+            }
         }
         let found = inspect::inspect(&connection).map_err(|error| OpenError::unreadable(&path, &error))?;
         let quarantine = Arc::new(RwLock::new(found.quarantine));

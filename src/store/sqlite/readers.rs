@@ -11,8 +11,10 @@ use tokio::sync::Semaphore;
 use tracing::warn;
 
 use super::inspect::Quarantine;
-use super::rows::{self, Entry, RowError, unavailable};
+use super::journal;
+use super::rows::{self, Entry, LogRow, RowError, unavailable};
 use super::schema;
+use crate::event::Event;
 use crate::ids::{DocumentId, Sequence};
 use crate::store::{LogPage, PageLimit, Snapshot, StoreError, Stored, Summary, closed};
 
@@ -80,25 +82,31 @@ impl Readers {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
-    /// A document's entry, unless it was found to be damaged when the store was opened.
-    fn entry(&self, connection: &Connection, document: &DocumentId) -> Result<Option<Entry>, RowError> {
-        match self.quarantine.read().unwrap_or_else(PoisonError::into_inner).get(document) {
-            Some(detail) => Err(RowError::Damaged(detail.clone())),
-            None => Entry::find(connection, document),
+    /// Finds a document, unless it was found to be damaged when the store was opened.
+    fn find(&self, connection: &Connection, document: &DocumentId) -> Result<Option<Found>, RowError> {
+        if let Some(detail) = self.quarantine.read().unwrap_or_else(PoisonError::into_inner).get(document) {
+            return Err(RowError::Damaged(detail.clone()));
         }
+        let Some(settled) = Entry::find(connection, document)? else { return Ok(None) };
+        let journaled = journal::events_of(connection, &settled)?;
+        let mut summary = settled.summary.clone();
+        for event in &journaled {
+            LogRow::of(&settled, event).count_in(&mut summary);
+        }
+        Ok(Some(Found { settled, journaled, summary }))
     }
 
-    /// Runs `read` on one document's entry, if there is one.
+    /// Runs `read` on what is found of one document, if there is one.
     async fn of_document<R: Send + 'static>(
         self: &Arc<Self>,
         document: &DocumentId,
-        read: impl FnOnce(&Connection, Entry) -> Result<R, ReadError> + Send + 'static,
+        read: impl FnOnce(&Connection, Found) -> Result<R, ReadError> + Send + 'static,
     ) -> Result<Option<R>, StoreError> {
         let readers = Arc::clone(self);
         let document = document.clone();
         self.run(move |connection| {
-            let entry = readers.entry(connection, &document).map_err(|error| error.of(&document))?;
-            let result = entry.map(|entry| read(connection, entry)).transpose();
+            let found = readers.find(connection, &document).map_err(|error| error.of(&document))?;
+            let result = found.map(|found| read(connection, found)).transpose();
             result.map_err(|error| match error {
                 ReadError::Row(error) => error.of(&document),
                 ReadError::Compacted { oldest } => StoreError::Compacted { oldest },
@@ -108,15 +116,17 @@ impl Readers {
     }
 
     pub async fn summary(self: &Arc<Self>, document: &DocumentId) -> Result<Option<Summary>, StoreError> {
-        self.of_document(document, |_, entry| Ok(entry.summary)).await
+        self.of_document(document, |_, found| Ok(found.summary)).await
     }
 
     pub async fn load(self: &Arc<Self>, document: &DocumentId) -> Result<Option<Stored>, StoreError> {
-        self.of_document(document, |connection, entry| {
-            let snapshot = newest_snapshot(connection, &entry, entry.summary.head)?;
+        self.of_document(document, |connection, found| {
+            let Found { settled, journaled, summary } = found;
+            let snapshot = newest_snapshot(connection, &settled, settled.summary.head)?;
             let after = snapshot.as_ref().map_or(Sequence::ZERO, |snapshot| snapshot.sequence);
-            let tail = rows::read_log(connection, &entry, after, |_| true)?;
-            Ok(Stored { summary: entry.summary, snapshot, tail })
+            let mut tail = rows::read_log(connection, &settled, after, |_| true)?;
+            tail.extend(journaled);
+            Ok(Stored { summary, snapshot, tail })
         })
         .await
     }
@@ -127,8 +137,8 @@ impl Readers {
         after: Sequence,
         limit: PageLimit,
     ) -> Result<Option<LogPage>, StoreError> {
-        self.of_document(document, move |connection, entry| {
-            let Summary { epoch, head, oldest, .. } = entry.summary;
+        self.of_document(document, move |connection, found| {
+            let Summary { epoch, head, oldest, .. } = found.summary;
             if after >= head {
                 return Ok(LogPage { epoch, events: Vec::new(), head });
             }
@@ -136,7 +146,15 @@ impl Readers {
                 return Err(ReadError::Compacted { oldest });
             }
             let mut room = limit.room();
-            let events = rows::read_log(connection, &entry, after, |bytes| room.take(bytes))?;
+            let settled_head = found.settled.summary.head;
+            let mut events = Vec::new();
+            if after < settled_head {
+                events = rows::read_log(connection, &found.settled, after, |bytes| room.take(bytes))?;
+            }
+            if events.last().map_or(after, |event| event.sequence) >= settled_head {
+                let journaled = found.journaled.into_iter().filter(|event| event.sequence > after);
+                events.extend(journaled.take_while(|event| room.take(event.update.len())));
+            }
             Ok(LogPage { epoch, events, head })
         })
         .await
@@ -147,12 +165,12 @@ impl Readers {
         document: &DocumentId,
         at: Sequence,
     ) -> Result<Option<Snapshot>, StoreError> {
-        let snapshot = self.of_document(document, move |connection, entry| {
-            let oldest = entry.summary.oldest;
+        let snapshot = self.of_document(document, move |connection, found| {
+            let oldest = found.summary.oldest;
             if at.next() < oldest {
                 return Err(ReadError::Compacted { oldest });
             }
-            Ok(newest_snapshot(connection, &entry, at)?)
+            Ok(newest_snapshot(connection, &found.settled, at)?)
         });
         Ok(snapshot.await?.flatten())
     }
@@ -175,6 +193,16 @@ impl Readers {
         })
         .await
     }
+}
+
+/// A document as it lies in the store.
+struct Found {
+    /// Its row of the directory, which counts what is in its log.
+    settled: Entry,
+    /// What follows in the journal.
+    journaled: Vec<Event>,
+    /// All together.
+    summary: Summary,
 }
 
 /// Why a document that exists cannot be read.
@@ -243,15 +271,16 @@ fn list(
     );
     let mut statement = connection.prepare_cached(&sql)?;
     let mut rows = statement.query([after.unwrap_or(prefix)])?;
-    let mut summaries = Vec::new();
-    while summaries.len() < limit {
+    let mut entries = Vec::new();
+    while entries.len() < limit {
         let Some(row) = rows.next()? else { break };
         match Entry::read(row) {
-            Ok(entry) if entry.summary.document.as_str().starts_with(prefix) => summaries.push(entry.summary),
+            Ok(entry) if entry.summary.document.as_str().starts_with(prefix) => entries.push(entry),
             Ok(_) => break,
             Err(RowError::Damaged(detail)) => warn!(detail, "left a document out of a list: {detail}"),
             Err(error) => return Err(error),
         }
     }
-    Ok(summaries)
+    journal::count_in(connection, entries.iter_mut())?;
+    Ok(entries.into_iter().map(|entry| entry.summary).collect())
 }

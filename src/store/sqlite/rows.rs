@@ -5,7 +5,7 @@
 
 use bytes::Bytes;
 use crc32fast::Hasher;
-use rusqlite::{Connection, Row, params};
+use rusqlite::{Connection, Row, Statement, params};
 
 use crate::event::{Event, Origin, Timestamp};
 use crate::ids::{DocumentId, Epoch, Sequence};
@@ -189,6 +189,16 @@ impl Entry {
         }
     }
 
+    /// The row of the directory with this id.
+    pub fn by_id(connection: &Connection, id: i64) -> Result<Option<Self>, RowError> {
+        let mut statement = connection.prepare_cached(
+            "SELECT id, name, epoch, head, oldest, bytes, created_at, updated_at, checksum
+             FROM documents WHERE id = ?1",
+        )?;
+        let mut rows = statement.query([id])?;
+        rows.next()?.map(Self::read).transpose()
+    }
+
     pub fn insert(&self, connection: &Connection) -> Result<(), RowError> {
         let summary = &self.summary;
         let mut statement = connection.prepare_cached(
@@ -267,7 +277,7 @@ impl Life {
     }
 }
 
-fn event_checksum(document: &DocumentId, epoch: Epoch, event: &Event) -> u32 {
+pub fn event_checksum(document: &DocumentId, epoch: Epoch, event: &Event) -> u32 {
     Checksum::of(b'e')
         .text(document.as_str())
         .text(epoch.as_str())
@@ -279,42 +289,112 @@ fn event_checksum(document: &DocumentId, epoch: Epoch, event: &Event) -> u32 {
         .value()
 }
 
-/// Writes one event of a document's log.
-pub fn insert_event(connection: &Connection, entry: &Entry, event: &Event) -> rusqlite::Result<()> {
-    let mut statement = connection.prepare_cached(
-        "INSERT INTO log (document, sequence, time, origin, user, checksum, content)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
-    )?;
-    statement.execute(params![
-        entry.id,
-        number(event.sequence),
-        event.time.milliseconds(),
-        event.origin.client().map(|client| client.as_str()),
-        event.user,
-        event_checksum(&entry.summary.document, entry.summary.epoch, event),
-        &event.update[..],
-    ])?;
-    Ok(())
+/// One event of a document's log, as it is written; whether it is what it was is not known.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogRow<'a> {
+    /// The id of its document's entry.
+    pub document: i64,
+    pub sequence: i64,
+    pub time: i64,
+    pub origin: Option<&'a str>,
+    pub user: Option<&'a str>,
+    pub checksum: u32,
+    pub content: &'a [u8],
+    /// `false`: it stands for one of which only this is known, that it was there.
+    pub is_readable: bool,
+}
+
+impl<'a> LogRow<'a> {
+    pub fn of(entry: &Entry, event: &'a Event) -> Self {
+        Self {
+            document: entry.id,
+            sequence: number(event.sequence),
+            time: event.time.milliseconds(),
+            origin: event.origin.client().map(|client| client.as_str()),
+            user: event.user.as_deref(),
+            checksum: event_checksum(&entry.summary.document, entry.summary.epoch, event),
+            content: &event.update,
+            is_readable: true,
+        }
+    }
+
+    /// Stands for an event that cannot be read. `content`: what is left of it.
+    pub fn unreadable(document: i64, sequence: i64, content: &'a [u8]) -> Self {
+        let (time, origin, user, checksum) = (-1, None, None, 0);
+        Self { document, sequence, time, origin, user, checksum, content, is_readable: false }
+    }
+
+    /// Writes a row where none is.
+    pub fn insert(&self, connection: &Connection) -> rusqlite::Result<()> {
+        let mut statement = connection.prepare_cached(
+            "INSERT INTO log (document, sequence, time, origin, user, checksum, content)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+        )?;
+        self.execute(&mut statement)
+    }
+
+    /// Writes a row, over another one if there is one.
+    pub fn put(&self, connection: &Connection) -> rusqlite::Result<()> {
+        let mut statement = connection.prepare_cached(
+            "INSERT OR REPLACE INTO log (document, sequence, time, origin, user, checksum, content)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+        )?;
+        self.execute(&mut statement)
+    }
+
+    fn execute(&self, statement: &mut Statement<'_>) -> rusqlite::Result<()> {
+        let Self { document, sequence, time, origin, user, checksum, content, .. } = self;
+        statement.execute(params![document, sequence, time, origin, user, checksum, content])?;
+        Ok(())
+    }
+
+    /// Adds the event to what is known of its document. Events are added in order.
+    pub fn count_in(&self, summary: &mut Summary) {
+        summary.head = Sequence::new(self.sequence.cast_unsigned());
+        summary.bytes += self.content.len() as u64;
+        summary.updated_at = Timestamp::from_milliseconds(self.time);
+    }
+
+    /// The event, if it is what was written.
+    pub fn event(&self, entry: &Entry) -> Result<Event, RowError> {
+        let altered = || RowError::Damaged(format!("sequence {} of its log was altered", self.sequence));
+        let origin = match self.origin {
+            None => Origin::Anonymous,
+            Some(client) => Origin::Client(client.parse().map_err(|_| altered())?),
+        };
+        let event = Event {
+            sequence: Sequence::new(self.sequence.cast_unsigned()),
+            origin,
+            user: self.user.map(str::to_owned),
+            time: Timestamp::from_milliseconds(self.time),
+            update: Bytes::copy_from_slice(self.content),
+        };
+        let checksum = event_checksum(&entry.summary.document, entry.summary.epoch, &event);
+        if self.is_readable && checksum == self.checksum { Ok(event) } else { Err(altered()) }
+    }
 }
 
 fn read_event(row: &Row<'_>, entry: &Entry) -> Result<Event, RowError> {
-    let origin = match row.get_ref(2)? {
-        rusqlite::types::ValueRef::Null => Origin::Anonymous,
-        _ => Origin::Client(parsed(row, 2)?),
+    let damaged = |error: rusqlite::types::FromSqlError| RowError::Damaged(error.to_string());
+    let content = row.get_ref(5)?.as_blob().map_err(damaged)?;
+    let row = LogRow {
+        document: entry.id,
+        sequence: row.get(0)?,
+        time: row.get(1)?,
+        origin: row.get_ref(2)?.as_str_or_null().map_err(damaged)?,
+        user: row.get_ref(3)?.as_str_or_null().map_err(damaged)?,
+        checksum: row.get(4)?,
+        content,
+        is_readable: true,
     };
-    let content = row.get_ref(5)?.as_blob().map_err(|error| RowError::Damaged(error.to_string()))?;
-    let event = Event {
-        sequence: sequence(row, 0)?,
-        origin,
-        user: row.get(3)?,
-        time: time(row, 1)?,
-        update: Bytes::copy_from_slice(content),
-    };
-    if row.get::<_, u32>(4)? == event_checksum(&entry.summary.document, entry.summary.epoch, &event) {
-        Ok(event)
-    } else {
-        damaged(format!("sequence {} of its log was altered", event.sequence))
-    }
+    row.event(entry)
+}
+
+/// Whether the log goes on after the head that the directory says.
+pub fn log_goes_on(connection: &Connection, entry: &Entry) -> rusqlite::Result<bool> {
+    let mut statement =
+        connection.prepare_cached("SELECT 1 FROM log WHERE document = ?1 AND sequence > ?2 LIMIT 1")?;
+    statement.exists(params![entry.id, number(entry.summary.head)])
 }
 
 /// Reads the log after `after` for as long as `take` wants the next event's bytes.

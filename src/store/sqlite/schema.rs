@@ -10,7 +10,7 @@ use super::OpenError;
 /// Marks the file as ours, "PGSy", so that no other program's database is taken for a store.
 const APPLICATION_ID: i32 = 0x5047_5379;
 /// Raised with every change of the tables. A newer one than this is not opened.
-const VERSION: i32 = 1;
+const VERSION: i32 = 2;
 
 /// The index of names; dropped and made anew to delete a damaged document.
 pub const DOCUMENTS_NAME: &str = "CREATE UNIQUE INDEX documents_name ON documents (name)";
@@ -19,7 +19,7 @@ pub const DOCUMENTS_NAME: &str = "CREATE UNIQUE INDEX documents_name ON document
 ///
 /// `log` and `snapshots` have no row ids: the rows of one document lie together, in order, and are found
 /// in one step. In `log` the content comes last, so that scanning by time need not follow long ones.
-const TABLES: [(&str, &str); 6] = [
+const TABLES: [(&str, &str); 8] = [
     (
         "documents",
         "CREATE TABLE documents (id INTEGER PRIMARY KEY, name TEXT NOT NULL, epoch TEXT NOT NULL, \
@@ -44,6 +44,8 @@ const TABLES: [(&str, &str); 6] = [
          checksum INTEGER NOT NULL, content BLOB NOT NULL, \
          PRIMARY KEY (document, sequence)) STRICT, WITHOUT ROWID",
     ),
+    ("journal", "CREATE TABLE journal (id INTEGER PRIMARY KEY, content BLOB NOT NULL) STRICT"),
+    ("journal_index", "CREATE TABLE journal_index (id INTEGER PRIMARY KEY, content BLOB NOT NULL) STRICT"),
     ("probe", "CREATE TABLE probe (id INTEGER PRIMARY KEY, count INTEGER NOT NULL) STRICT"),
 ];
 
@@ -117,6 +119,9 @@ pub fn create_or_check(connection: &mut Connection, path: &Path) -> Result<(), O
     if version > VERSION {
         return Err(OpenError::Newer { path: path.to_owned(), found: version, known: VERSION });
     }
+    if version < VERSION {
+        upgrade(connection).map_err(broken)?;
+    }
     for (name, expected) in TABLES {
         let sql: Option<String> = connection
             .query_row("SELECT sql FROM sqlite_schema WHERE name = ?1", [name], |row| row.get(0))
@@ -139,6 +144,16 @@ fn create(connection: &mut Connection) -> rusqlite::Result<()> {
         "INSERT INTO probe (id, count) VALUES (1, 0);
          PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {VERSION};"
     ))?;
+    transaction.commit()
+}
+
+/// Adds what came after version 1: the tables of the journal.
+fn upgrade(connection: &mut Connection) -> rusqlite::Result<()> {
+    let transaction = connection.transaction()?;
+    for (_, sql) in TABLES.iter().filter(|(name, _)| name.starts_with("journal")) {
+        transaction.execute_batch(sql)?;
+    }
+    transaction.execute_batch(&format!("PRAGMA user_version = {VERSION};"))?;
     transaction.commit()
 }
 

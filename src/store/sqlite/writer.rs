@@ -18,9 +18,10 @@ use rusqlite::{Connection, ErrorCode, Transaction, TransactionBehavior};
 use tokio::sync::{mpsc, oneshot};
 use tracing::{error, info, warn};
 
-use super::changes::{self, AppendError, Batch};
+use super::changes::{self, AppendError, Batch, Heads};
 use super::directory::Directory;
 use super::inspect::Quarantine;
+use super::journal::{self, Care};
 use super::rows::{RowError, unavailable};
 use super::schema;
 use crate::event::Event;
@@ -98,15 +99,26 @@ pub struct Writer {
     quarantine: Arc<RwLock<Quarantine>>,
     /// Pages in the write-ahead log, as of the last commit.
     wal_pages: Arc<AtomicU64>,
+    /// `None`: after an error, or at the start. What is in the journal must then be settled before anything else.
+    journal: Option<Journal>,
     closing: Vec<Answer<()>>,
     /// Held for as long as anything may be written.
     directory: Arc<Directory>,
+}
+
+/// What the writer knows of the journal.
+#[derive(Default)]
+struct Journal {
+    heads: Heads,
+    fill: journal::Fill,
 }
 
 /// Why a transaction did not happen.
 enum Failure {
     /// This document is damaged: without it, the transaction may succeed.
     Damaged(DocumentId, RowError),
+    /// What is in the journal cannot be read or moved. Nothing of it is written.
+    JournalDamaged(String),
     /// Nothing of it is written, or that is not known.
     Unavailable(rusqlite::Error),
 }
@@ -114,6 +126,16 @@ enum Failure {
 impl From<rusqlite::Error> for Failure {
     fn from(error: rusqlite::Error) -> Self {
         Self::Unavailable(error)
+    }
+}
+
+impl From<RowError> for Failure {
+    /// What fails for no one document.
+    fn from(error: RowError) -> Self {
+        match error {
+            RowError::Sqlite(error) => Self::Unavailable(error),
+            RowError::Damaged(detail) => Self::JournalDamaged(detail),
+        }
     }
 }
 
@@ -144,6 +166,7 @@ impl Writer {
             next_id,
             quarantine,
             wal_pages: Arc::default(),
+            journal: None,
             closing: Vec::new(),
             directory,
         };
@@ -175,6 +198,7 @@ impl Writer {
                     self.commit(batch);
                 }
             }
+            self.settle_if_due();
             self.checkpoint_if_due();
         }
         self.finish();
@@ -200,13 +224,13 @@ impl Writer {
         // Documents whose rows turned out to be damaged while writing: left out of the next attempt.
         let mut left_out: HashMap<DocumentId, StoreError> = HashMap::new();
         let results = loop {
-            match self.transact(|transaction, next_id| write_batch(transaction, next_id, &batch, &left_out)) {
+            match self.write(&batch, &left_out) {
                 Ok(results) => break Ok(results),
                 Err(Failure::Damaged(document, error)) => {
                     let refused = error.of(&document);
                     left_out.insert(document, refused);
                 }
-                Err(Failure::Unavailable(error)) => break Err(unavailable(&error)),
+                Err(failure) => break Err(StoreError::from(failure)),
             }
         };
         for (index, change) in batch.into_iter().enumerate() {
@@ -221,6 +245,50 @@ impl Writer {
         }
     }
 
+    /// Writes a batch in a transaction, and says for each of its changes how it went.
+    fn write(
+        &mut self,
+        batch: &[Change],
+        left_out: &HashMap<DocumentId, StoreError>,
+    ) -> Result<Vec<Result<(), StoreError>>, Failure> {
+        if self.journal.is_none() {
+            self.settle()?;
+        }
+        let mut journal = self.journal.take().unwrap_or_default();
+        let results = self.transact(|transaction, next_id| {
+            write_batch(transaction, next_id, &mut journal, batch, left_out)
+        })?;
+        self.journal = Some(journal);
+        Ok(results)
+    }
+
+    /// Moves what is in the journal into the logs.
+    fn settle(&mut self) -> Result<(), Failure> {
+        let Journal { heads, fill } = self.journal.take().unwrap_or_default();
+        if fill.is_empty() && journal::is_empty(self.connection()?)? {
+            self.journal = Some(Journal::default());
+            return Ok(());
+        }
+        let mut settled =
+            self.transact(|transaction, _| Ok(journal::settle(transaction, heads.values(), Care::None)?));
+        if matches!(settled, Err(Failure::JournalDamaged(_))) {
+            settled = self.transact(|transaction, _| {
+                Ok(journal::settle(transaction, heads.values(), Care::EachDocument)?)
+            });
+        }
+        self.journal = Some(Journal { heads: Heads::new(), fill: settled? });
+        Ok(())
+    }
+
+    /// A failure is told by the next change, which settles first.
+    fn settle_if_due(&mut self) {
+        if self.journal.as_ref().is_some_and(|journal| journal.fill.is_due())
+            && let Err(Failure::JournalDamaged(detail)) = self.settle()
+        {
+            error!(detail, "the store's journal is damaged: {detail}");
+        }
+    }
+
     fn compact(
         &mut self,
         document: &DocumentId,
@@ -228,6 +296,7 @@ impl Writer {
         snapshot: &Snapshot,
         retention: Retention,
     ) -> Result<Sequence, StoreError> {
+        self.settle()?;
         self.transact(|transaction, _| {
             changes::compact(transaction, document, epoch, snapshot, retention)
                 .map_err(|error| Failure::of(document, error))
@@ -236,6 +305,7 @@ impl Writer {
     }
 
     fn delete(&mut self, document: &DocumentId) -> Result<bool, StoreError> {
+        self.settle()?;
         let quarantined =
             self.quarantine.read().unwrap_or_else(PoisonError::into_inner).contains_key(document);
         let mut attempt = |keep_contents| {
@@ -276,7 +346,7 @@ impl Writer {
         })();
         match &result {
             Ok(_) => self.next_id = next_id,
-            Err(Failure::Damaged(..)) => {}
+            Err(Failure::Damaged(..) | Failure::JournalDamaged(_)) => {}
             Err(Failure::Unavailable(error)) => self.distrust(error, "could not write"),
         }
         result
@@ -312,6 +382,7 @@ impl Writer {
 
     /// Makes `connection` the one that writes.
     fn adopt(&mut self, mut connection: Connection) {
+        self.journal = None;
         let wal_pages = Arc::clone(&self.wal_pages);
         wal_pages.store(0, Ordering::Relaxed);
         let hook = move |_: &mut rusqlite::hooks::Wal, pages: i32| {
@@ -338,8 +409,12 @@ impl Writer {
         }
     }
 
-    /// Empties the write-ahead log, closes, and answers whoever waits for that.
+    /// Leaves everything where it belongs, closes, and answers whoever waits for that.
     fn finish(mut self) {
+        if let Err(failure) = self.settle() {
+            let error = StoreError::from(failure);
+            warn!(%error, "the journal was not settled at the end: {error}");
+        }
         if let Some(connection) = self.connection.take()
             && let Err(error) = schema::empty_wal(&connection)
         {
@@ -357,6 +432,9 @@ impl From<Failure> for StoreError {
     fn from(failure: Failure) -> Self {
         match failure {
             Failure::Damaged(document, error) => error.of(&document),
+            Failure::JournalDamaged(detail) => {
+                Self::Unavailable { reason: format!("the store's journal is damaged: {detail}") }
+            }
             Failure::Unavailable(error) => unavailable(&error),
         }
     }
@@ -373,10 +451,11 @@ fn update_bytes(change: &Change) -> usize {
 fn write_batch(
     transaction: &Transaction<'_>,
     next_id: &mut i64,
+    journal: &mut Journal,
     changes: &[Change],
     left_out: &HashMap<DocumentId, StoreError>,
 ) -> Result<Vec<Result<(), StoreError>>, Failure> {
-    let mut batch = Batch::new(transaction, next_id);
+    let mut batch = Batch::new(transaction, next_id, &mut journal.heads);
     let mut results = Vec::with_capacity(changes.len());
     for change in changes {
         results.push(match change {
@@ -394,6 +473,9 @@ fn write_batch(
             }
         });
     }
-    batch.finish().map_err(|(document, error)| Failure::of(&document, error))?;
+    batch.finish(&mut journal.fill).map_err(|(document, error)| match document {
+        Some(document) => Failure::of(&document, error),
+        None => error.into(),
+    })?;
     Ok(results)
 }
