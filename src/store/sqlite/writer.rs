@@ -26,8 +26,8 @@ use super::journal::{self, Care};
 use super::rows::{RowError, unavailable};
 use super::schema;
 use crate::event::Event;
-use crate::ids::{DocumentId, Epoch, Sequence};
-use crate::store::{Retention, Snapshot, StoreError, closed};
+use crate::ids::{DocumentId, Epoch};
+use crate::store::{StoreError, closed};
 
 /// Changes that may wait; whoever brings one more waits for room.
 const INBOX_CHANGES_MAX: usize = 4096;
@@ -59,13 +59,8 @@ pub enum Change {
         events: Vec<Event>,
         answer: Answer<()>,
     },
-    Compact {
-        document: DocumentId,
-        epoch: Epoch,
-        snapshot: Snapshot,
-        retention: Retention,
-        answer: Answer<Sequence>,
-    },
+    /// Anything else that is done in a transaction of its own.
+    Act(Box<dyn FnOnce(&mut Writer) + Send>),
     Delete {
         document: DocumentId,
         answer: Answer<bool>,
@@ -92,6 +87,27 @@ impl Handle {
         self.inbox.send(change(answer)).await.map_err(|_| closed())?;
         // Without an answer the writer has died in the middle: whether it is written is not known.
         answered.await.unwrap_or_else(|_| Err(closed()))
+    }
+}
+
+impl Handle {
+    /// Asks for `work` to be done in a transaction of its own, and waits for its answer.
+    ///
+    /// `work`: inside its result, a refusal, after which nothing was written; outside, a failure: it is rolled back.
+    pub async fn act<T: Send + 'static>(
+        &self,
+        document: &DocumentId,
+        work: impl FnOnce(&Transaction<'_>, &mut i64) -> Result<Result<T, StoreError>, RowError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let document = document.clone();
+        self.ask(|answer| {
+            Change::Act(Box::new(move |writer| {
+                let result = writer.act(&document, work);
+                // Whoever asked may be gone.
+                let _ = answer.send(result);
+            }))
+        })
+        .await
     }
 }
 
@@ -196,10 +212,7 @@ impl Writer {
                     self.inbox.close();
                     self.closing.push(answer);
                 }
-                Change::Compact { document, epoch, snapshot, retention, answer } => {
-                    let result = self.compact(&document, epoch, &snapshot, retention);
-                    let _ = answer.send(result);
-                }
+                Change::Act(act) => act(&mut self),
                 Change::Delete { document, answer } => {
                     let result = self.delete(&document);
                     let _ = answer.send(result);
@@ -322,17 +335,15 @@ impl Writer {
         }
     }
 
-    fn compact(
+    /// Does one thing to a document that has nothing in the journal.
+    fn act<T>(
         &mut self,
         document: &DocumentId,
-        epoch: Epoch,
-        snapshot: &Snapshot,
-        retention: Retention,
-    ) -> Result<Sequence, StoreError> {
+        work: impl FnOnce(&Transaction<'_>, &mut i64) -> Result<Result<T, StoreError>, RowError>,
+    ) -> Result<T, StoreError> {
         self.settle()?;
-        self.transact(|transaction, _| {
-            changes::compact(transaction, document, epoch, snapshot, retention)
-                .map_err(|error| Failure::of(document, error))
+        self.transact(|transaction, next_id| {
+            work(transaction, next_id).map_err(|error| Failure::of(document, error))
         })
         .unwrap_or_else(|failure| Err(failure.into()))
     }
