@@ -26,7 +26,7 @@ use crate::event::{Event, Origin, Timestamp};
 use crate::ids::{DocumentId, Epoch, Sequence};
 use crate::store::{PageLimit, Snapshot, Store, StoreError};
 
-use super::handle::{Change, DocumentError, Expected, Settings, Shared, Written};
+use super::handle::{Change, DocumentError, Expected, Frozen, Settings, Shared, Written};
 use super::replica::{ChangeError, Changed, Replica};
 use super::subscription::{Closing, Known, Position, State, Subscription, Told};
 
@@ -70,10 +70,18 @@ pub(super) enum Command {
         known: Box<Known>,
         reply: Reply<Subscription>,
     },
+    Freeze(Box<FreezeRequest>),
     Delete {
         reply: Reply<bool>,
     },
     Unload,
+}
+
+pub(super) struct FreezeRequest {
+    /// `None`: to be thawed.
+    pub(super) since: Option<Timestamp>,
+    pub(super) root: String,
+    pub(super) reply: Reply<Frozen>,
 }
 
 pub(super) struct ChangeRequest {
@@ -110,6 +118,8 @@ pub(super) struct Actor {
     life: Option<Life>,
     /// `None`: not loaded, or thrown away.
     replica: Option<Replica>,
+    /// Since when it takes no changes; as of the last load.
+    frozen_at: Option<Timestamp>,
     /// An append failed and may be in the log all the same: subscribers are owed a look.
     in_doubt: bool,
     tail: Tail,
@@ -144,6 +154,7 @@ impl Actor {
             tasks,
             life: None,
             replica: None,
+            frozen_at: None,
             in_doubt: false,
             tail: Tail::default(),
             whole: None,
@@ -206,6 +217,11 @@ impl Actor {
                 let subscription = self.subscribe(*known).await;
                 let _ = reply.send(subscription);
             }
+            Command::Freeze(request) => {
+                let FreezeRequest { since, root, reply } = *request;
+                let frozen = self.set_frozen(since, &root).await;
+                let _ = reply.send(frozen);
+            }
             Command::Delete { reply } => {
                 let deleted = self.delete().await;
                 let _ = reply.send(deleted);
@@ -259,11 +275,12 @@ impl Actor {
         }
         self.load().await?;
         let epoch = self.life.map(|life| life.epoch);
-        if !expected.is_met(epoch) {
-            return Err(DocumentError::EpochChanged { epoch });
-        }
         let head = self.life.map_or(Sequence::ZERO, |life| life.head);
         let pending = turn.events.last().map_or(head, |event| event.sequence);
+        expected.check(epoch, pending)?;
+        if let Some(since) = self.frozen_at {
+            return Err(DocumentError::Frozen { since });
+        }
         let document_bytes_max = self.settings.document_bytes_max;
         let Some(mut replica) = self.replica.take() else {
             return Err(DocumentError::Unavailable { reason: "the document was not loaded".into() });
@@ -361,6 +378,7 @@ impl Actor {
         let stored = self.store.load(&self.id).await?;
         let Some(stored) = stored else {
             self.replica = Some(Replica::new());
+            self.frozen_at = None;
             self.in_doubt = false;
             self.tail = Tail::default();
             if self.life.take().is_some() {
@@ -403,6 +421,7 @@ impl Actor {
             self.whole = snapshot.map(|snapshot| snapshot.update);
         }
         self.replica = Some(replica);
+        self.frozen_at = summary.frozen_at;
         self.in_doubt = false;
         Ok(())
     }
@@ -541,6 +560,23 @@ impl Actor {
         let replica = self.replica.as_ref().expect("the caller loaded it");
         let (epoch, sequence) = (Some(life.epoch), life.head);
         Ok(Some(State { epoch, sequence, update: covering, state_vector: replica.state_vector() }))
+    }
+
+    /// Freezes or thaws. No change passes between the note in the store and the state that is answered.
+    async fn set_frozen(&mut self, since: Option<Timestamp>, root: &str) -> Result<Frozen, DocumentError> {
+        self.load().await?;
+        let life = self.written()?;
+        let since = since.map(|now| self.frozen_at.unwrap_or(now));
+        if since != self.frozen_at {
+            if let Err(error) = self.store.set_frozen(&self.id, life.epoch, since).await {
+                // Whether it was noted is not known: the next turn reads it again.
+                self.discard();
+                return Err(error.into());
+            }
+            self.frozen_at = since;
+        }
+        let text = self.replica.as_ref().map_or_else(String::new, |replica| replica.text(root));
+        Ok(Frozen { since, state: self.state_against(None)?, text })
     }
 
     async fn delete(&mut self) -> Result<bool, DocumentError> {

@@ -16,6 +16,8 @@ use yrs::{
 };
 
 use crate::event::Origin;
+use crate::ids::Sequence;
+use crate::store::Archive;
 
 use super::admission::{CLIENTS_MAX, Known, Refusal};
 use super::format::{self, DeleteSet, FormatError};
@@ -95,6 +97,40 @@ impl Replica {
         Self::open(Some(snapshot), std::iter::empty()).is_ok_and(|loaded| {
             loaded.state_vector() == state_vector && loaded.encode(&StateVector::default()) == snapshot
         })
+    }
+
+    /// Whether every snapshot of an archive loads, and leads with the log after it to one and the same state.
+    ///
+    /// # Errors
+    /// Says what does not.
+    pub(super) fn check_archive(archive: &Archive) -> Result<(), String> {
+        let oldest = archive.summary.oldest;
+        let after = |start: Sequence| {
+            let log = archive.log.iter().filter(move |event| event.sequence > start);
+            log.map(|event| &event.update[..])
+        };
+        let mut state_vectors = Vec::new();
+        if oldest == Sequence::ZERO.next() {
+            state_vectors.push(Self::open(None, after(Sequence::ZERO))?.state_vector());
+        }
+        for snapshot in &archive.snapshots {
+            let (sequence, update) = (snapshot.sequence, Some(&snapshot.update[..]));
+            // One that a version keeps may lie before what is left of the log.
+            let leads_to_head = sequence.next() >= oldest;
+            let replica = if leads_to_head {
+                Self::open(update, after(sequence))
+            } else {
+                Self::open(update, std::iter::empty())
+            };
+            let replica = replica.map_err(|error| format!("from its snapshot at {sequence}: {error}"))?;
+            if leads_to_head {
+                state_vectors.push(replica.state_vector());
+            }
+        }
+        if state_vectors.windows(2).any(|pair| pair[0] != pair[1]) {
+            return Err("its snapshots do not lead to the same state".into());
+        }
+        Ok(())
     }
 
     /// Carries out one change, whole or not at all.

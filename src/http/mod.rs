@@ -4,10 +4,14 @@
 //! `ApiError`; the one `recover` is left with addresses that no route knows.
 
 mod admin;
+mod archives;
+mod clone;
 mod encoding;
 mod error;
 pub mod events;
+mod freeze;
 mod health;
+mod history;
 mod pages;
 mod presence;
 mod route;
@@ -15,6 +19,7 @@ mod sse;
 mod state;
 mod text;
 mod updates;
+mod versions;
 
 use std::convert::Infallible;
 use std::time::Duration;
@@ -35,6 +40,7 @@ use self::route::{BodyLimit, Response, Route};
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
     pub update_bytes_max: usize,
+    pub document_bytes_max: usize,
     pub awareness_bytes_max: usize,
     /// How long a body may take to arrive.
     pub body_time_max: Duration,
@@ -61,7 +67,16 @@ pub fn routes(
         text::route(registry.clone()),
         presence::clients(registry.clone()),
         presence::awareness_of_client(registry.clone(), limits),
-        admin::document(registry.clone()),
+        freeze::freeze(registry.clone(), limits),
+        freeze::thaw(registry.clone(), limits),
+        versions::all(registry.clone(), limits),
+        versions::one(registry.clone()),
+        history::route(registry.clone()),
+        clone::route(registry.clone(), limits),
+        archives::export_one(registry.clone()),
+        archives::export(registry.clone()),
+        archives::import(registry.clone(), limits),
+        admin::document(registry.clone(), limits),
         admin::documents(registry.clone()),
         health::healthz(),
         health::readyz(registry, stopping),

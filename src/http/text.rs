@@ -12,7 +12,8 @@ use super::route::{
     Request, Response, Route, bytes_response, empty, parse_document_id, request, respond, set_header, tag,
 };
 
-const ROOT: &str = "text";
+/// The root that is meant where none is named.
+pub const ROOT: &str = "text";
 const PLAIN_TEXT: &str = "text/plain; charset=utf-8";
 
 pub fn route(registry: Registry) -> Route {

@@ -153,6 +153,7 @@ impl Parts {
         let streams = Streams::start(stream_settings, registry.clone(), stopping.clone());
         let request_limits = Limits {
             update_bytes_max: limits.max_update_bytes,
+            document_bytes_max: limits.max_document_bytes,
             awareness_bytes_max: limits.max_awareness_bytes,
             body_time_max: Duration::from_secs(limits.body_seconds),
         };
