@@ -107,7 +107,11 @@ pub async fn run(
     Ok(())
 }
 
-async fn open_store(settings: &Settings) -> Result<Arc<dyn Store>, StartError> {
+/// Opens the store that the settings name.
+///
+/// # Errors
+/// `Store`.
+pub async fn open_store(settings: &Settings) -> Result<Arc<dyn Store>, StartError> {
     match &settings.store.url {
         StoreUrl::Memory => Ok(Arc::new(MemoryStore::new())),
         StoreUrl::Sqlite(directory) => {

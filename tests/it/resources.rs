@@ -2,7 +2,8 @@
 
 use serde_json::{Value, json};
 
-use crate::support::{Client, Peer, Server, base64, bytes_of};
+use crate::support::process::{run_to_its_end, store_url};
+use crate::support::{Client, Peer, Process, Server, base64, bytes_of};
 
 async fn servers() -> [Server; 2] {
     [Server::start().await, Server::start_on_disk_with(|_| {}).await]
@@ -326,4 +327,43 @@ async fn an_archive_that_was_altered_is_not_imported() {
         2
     );
     target.client.get("/docs/a").await.expect_problem(404, "not_found");
+}
+
+#[tokio::test]
+async fn documents_go_from_store_to_store_by_command() {
+    let mut from = Process::start().await;
+    typed(&from.client, "lecture-1", "abc").await;
+    typed(&from.client, "notes", "def").await;
+    let here = format!("sqlite:{}", from.data_directory().display());
+    let directory = tempfile::tempdir().expect("there is room for a directory");
+    let run = async |arguments: &[&str], store: &str| {
+        run_to_its_end(directory.path(), arguments, &[("PROMPTGRIMOIRE__STORE__URL", store)]).await
+    };
+    let used = run(&["export"], &here).await;
+    let said = String::from_utf8_lossy(&used.stderr).into_owned();
+    assert!(!used.status.success() && said.contains(&format!("process {}", from.id())), "{said}");
+
+    from.terminate();
+    assert!(from.ended().await.success());
+    let archive = "all.jsonl";
+    let there = store_url(directory.path());
+    let exported = run(&["export", "--output", archive], &here).await;
+    assert!(exported.status.success(), "{exported:?}");
+    assert!(String::from_utf8_lossy(&exported.stderr).contains("exported 2 documents"), "{exported:?}");
+    let imported = run(&["import", archive], &there).await;
+    assert!(imported.status.success(), "{imported:?}");
+
+    let all = run(&["export"], &here).await.stdout;
+    assert_eq!(
+        String::from_utf8_lossy(&all),
+        String::from_utf8_lossy(&run(&["export"], &there).await.stdout)
+    );
+    let one = run(&["export", "--document", "notes"], &there).await.stdout;
+    assert_eq!(one, run(&["export", "--prefix", "no"], &there).await.stdout);
+
+    let again = run(&["import", archive], &there).await;
+    let said = String::from_utf8_lossy(&again.stderr);
+    assert!(!again.status.success() && said.contains("left out `notes`: it exists already"), "{said}");
+    let none = run(&["export", "--document", "none"], &there).await;
+    assert!(!none.status.success() && String::from_utf8_lossy(&none.stderr).contains("`none`"), "{none:?}");
 }
