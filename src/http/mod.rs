@@ -4,6 +4,7 @@
 //! `ApiError`; the one `recover` is left with addresses that no route knows.
 
 mod admin;
+mod detached;
 mod encoding;
 mod error;
 pub mod events;
@@ -26,6 +27,8 @@ use warp::hyper::body::Body;
 use warp::{Filter, Rejection};
 
 use crate::registry::Registry;
+
+pub use self::detached::detached;
 
 use self::error::ApiError;
 use self::events::Streams;
@@ -73,8 +76,8 @@ pub fn routes(
     // Folded from the end: a route then stands behind those before it only, and the busiest come first.
     let all = table.into_iter().rev().reduce(|rest, route| route.or(rest).unify().boxed());
     let all = all.expect("the table is not empty");
-    let all = all.recover(not_found).unify().map(with_common_headers).boxed();
-    warp::method().and(all).map(without_body_for_head).boxed()
+    let all = all.recover(not_found).unify();
+    warp::method().and(all).map(without_body_for_head).map(with_common_headers).boxed()
 }
 
 async fn not_found(_rejection: Rejection) -> Result<Response, Infallible> {
