@@ -185,10 +185,10 @@ impl Actor {
 
     /// Carries out a command. Returns one that was taken from the inbox and is still to do.
     ///
-    /// What is boxed here is large and rare: the task of an idle document should have no room for it.
+    /// What it takes is boxed: the task of an idle document should have no room for it.
     async fn obey(&mut self, command: Command) -> Option<Command> {
         match command {
-            Command::Change(request) => return self.turn(request).await,
+            Command::Change(request) => return Box::pin(self.turn(request)).await,
             Command::State { state_vector, reply } => {
                 let state = Box::pin(self.state(state_vector.as_deref().map(|bytes| &bytes[..]))).await;
                 let _ = reply.send(state);

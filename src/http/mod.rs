@@ -97,6 +97,6 @@ fn without_body_for_head(method: Method, mut response: Response) -> Response {
 
 fn with_common_headers(mut response: Response) -> Response {
     let headers = response.headers_mut();
-    headers.insert("x-content-type-options", HeaderValue::from_static("nosniff"));
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     response
 }
