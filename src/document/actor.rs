@@ -53,14 +53,14 @@ const MERGE_TIME_MAX: Duration = Duration::from_secs(3);
 type Reply<T> = oneshot::Sender<Result<T, DocumentError>>;
 
 pub(super) enum Command {
-    /// Boxed: the inbox of every open document has room for a few commands.
+    /// Boxed, as are others' parts: the inbox of every open document has room for 32 commands.
     Change(Box<ChangeRequest>),
     State {
-        state_vector: Option<Bytes>,
+        state_vector: Option<Box<Bytes>>,
         reply: Reply<State>,
     },
     Text {
-        root: String,
+        root: Box<str>,
         reply: Reply<(Epoch, Sequence, String)>,
     },
     Head {
@@ -175,7 +175,7 @@ impl Actor {
             self.compact_if_due();
             self.measure();
         }
-        self.close().await;
+        Box::pin(self.close()).await;
     }
 
     /// The next command; meanwhile a compaction may end, or a log in doubt be read.
@@ -188,33 +188,35 @@ impl Actor {
                     if self.compaction.is_some() => self.compacted(written.ok().flatten()),
                 () = tokio::time::sleep(RETRY), if self.in_doubt => {
                     // Failing again is no news: the failure was logged, and the doubt stays.
-                    let _ = self.load().await;
+                    let _ = Box::pin(self.load()).await;
                 }
             }
         }
     }
 
     /// Carries out a command. Returns one that was taken from the inbox and is still to do.
+    ///
+    /// What it takes is boxed: the task of an idle document should have no room for it.
     async fn obey(&mut self, command: Command) -> Option<Command> {
         match command {
-            Command::Change(request) => return self.turn(request).await,
+            Command::Change(request) => return Box::pin(self.turn(request)).await,
             Command::State { state_vector, reply } => {
-                let state = self.state(state_vector.as_deref()).await;
+                let state = Box::pin(self.state(state_vector.as_deref().map(|bytes| &bytes[..]))).await;
                 let _ = reply.send(state);
             }
             Command::Text { root, reply } => {
-                let text = self.text(&root).await;
+                let text = Box::pin(self.text(&root)).await;
                 let _ = reply.send(text);
             }
             Command::Head { reply } => {
-                let head = match self.load().await {
+                let head = match Box::pin(self.load()).await {
                     Ok(_) => self.written(),
                     Err(error) => Err(error),
                 };
                 let _ = reply.send(head.map(|life| (life.epoch, life.head)));
             }
             Command::Subscribe { known, reply } => {
-                let subscription = self.subscribe(*known).await;
+                let subscription = Box::pin(self.subscribe(*known)).await;
                 let _ = reply.send(subscription);
             }
             Command::Freeze(request) => {
@@ -223,7 +225,7 @@ impl Actor {
                 let _ = reply.send(frozen);
             }
             Command::Delete { reply } => {
-                let deleted = self.delete().await;
+                let deleted = Box::pin(self.delete()).await;
                 let _ = reply.send(deleted);
             }
             Command::Unload => {
@@ -271,7 +273,7 @@ impl Actor {
     ) -> Result<Written, DocumentError> {
         if self.replica.is_none() {
             // Thrown away in this very turn: what was merged before must be in the log first.
-            self.append(std::mem::take(&mut turn.events)).await?;
+            Box::pin(self.append(std::mem::take(&mut turn.events))).await?;
         }
         self.load().await?;
         let epoch = self.life.map(|life| life.epoch);
@@ -369,7 +371,7 @@ impl Actor {
     /// Makes sure that the replica stands where the log does.
     async fn load(&mut self) -> Result<&mut Replica, DocumentError> {
         if self.replica.is_none() {
-            self.load_anew().await?;
+            Box::pin(self.load_anew()).await?;
         }
         Ok(self.replica.as_mut().expect("loaded above"))
     }

@@ -330,6 +330,7 @@ impl Document {
     /// # Errors
     /// `NotFound`, `Unavailable`, `Damaged`.
     pub async fn state(&self, state_vector: Option<Bytes>) -> Result<State, DocumentError> {
+        let state_vector = state_vector.map(Box::new);
         self.ask(|reply| Command::State { state_vector, reply }).await?
     }
 
@@ -389,7 +390,7 @@ impl Document {
     /// # Errors
     /// `NotFound`, `Unavailable`, `Damaged`.
     pub async fn text(&self, root: &str) -> Result<(Epoch, Sequence, String), DocumentError> {
-        let root = root.to_owned();
+        let root = Box::from(root);
         self.ask(|reply| Command::Text { root, reply }).await?
     }
 

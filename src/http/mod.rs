@@ -6,6 +6,7 @@
 mod admin;
 mod archives;
 mod clone;
+mod detached;
 mod encoding;
 mod error;
 pub mod events;
@@ -31,6 +32,8 @@ use warp::hyper::body::Body;
 use warp::{Filter, Rejection};
 
 use crate::registry::Registry;
+
+pub use self::detached::detached;
 
 use self::error::ApiError;
 use self::events::Streams;
@@ -88,8 +91,8 @@ pub fn routes(
     // Folded from the end: a route then stands behind those before it only, and the busiest come first.
     let all = table.into_iter().rev().reduce(|rest, route| route.or(rest).unify().boxed());
     let all = all.expect("the table is not empty");
-    let all = all.recover(not_found).unify().map(with_common_headers).boxed();
-    warp::method().and(all).map(without_body_for_head).boxed()
+    let all = all.recover(not_found).unify();
+    warp::method().and(all).map(without_body_for_head).map(with_common_headers).boxed()
 }
 
 async fn not_found(_rejection: Rejection) -> Result<Response, Infallible> {
@@ -109,6 +112,6 @@ fn without_body_for_head(method: Method, mut response: Response) -> Response {
 
 fn with_common_headers(mut response: Response) -> Response {
     let headers = response.headers_mut();
-    headers.insert("x-content-type-options", HeaderValue::from_static("nosniff"));
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     response
 }

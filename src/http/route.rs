@@ -3,6 +3,7 @@
 //! Filters extract; plain functions decide. A rejection means "not my route", so what is wrong with
 //! a request is an `ApiError`, turned into an answer in one place.
 
+use std::ops::{Deref, DerefMut};
 use std::pin::Pin;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -31,8 +32,11 @@ pub const OCTETS: &str = "application/octet-stream";
 
 type BodyStream = Pin<Box<dyn Stream<Item = Result<Bytes, String>> + Send>>;
 
-/// A request, taken apart.
-pub struct Request {
+/// A request, taken apart. Behind a pointer, since it goes through many futures: each would have room for
+/// it, and what is larger than a kilobyte is slow to allocate.
+pub struct Request(Box<Parts>);
+
+pub struct Parts {
     pub method: Method,
     pub headers: HeaderMap,
     pub query: Query,
@@ -58,8 +62,23 @@ pub fn request() -> impl Filter<Extract = (Result<Request, ApiError>,), Error = 
             if path.as_str().len() + query.len() > URI_BYTES_MAX {
                 return Err(ApiError::UriTooLong { limit: URI_BYTES_MAX });
             }
-            Ok(Request { method, headers, query: Query::parse(&query), body: Mutex::new(own_body(body)) })
+            let (query, body) = (Query::parse(&query), Mutex::new(own_body(body)));
+            Ok(Request(Box::new(Parts { method, headers, query, body })))
         })
+}
+
+impl Deref for Request {
+    type Target = Parts;
+
+    fn deref(&self) -> &Parts {
+        &self.0
+    }
+}
+
+impl DerefMut for Request {
+    fn deref_mut(&mut self) -> &mut Parts {
+        &mut self.0
+    }
 }
 
 fn own_body<B: Buf, E: std::fmt::Display>(
