@@ -163,7 +163,9 @@ impl Actor {
     }
 
     /// Runs until the last handle is gone.
-    pub(super) async fn run(mut self) {
+    ///
+    /// `self`: boxed, since an async function has room for what it is given twice.
+    pub(super) async fn run(mut self: Box<Self>) {
         let mut next = None;
         loop {
             let command = match next.take() {
@@ -491,7 +493,7 @@ impl Actor {
             None => match &self.whole {
                 Some(whole) => whole.clone(),
                 None => {
-                    let whole = replica.whole();
+                    let whole = without_spare_room(replica.whole());
                     self.whole = Some(whole.clone());
                     whole
                 }
@@ -654,7 +656,7 @@ impl Actor {
     }
 
     /// The last handle is gone: nothing waits and nobody listens.
-    async fn close(mut self) {
+    async fn close(mut self: Box<Self>) {
         // A short log makes the next opening quick.
         if self.tail.updates > 64 && self.compaction.is_none() {
             self.tail.updates = u64::MAX;
@@ -664,6 +666,12 @@ impl Actor {
             let _ = compaction.await;
         }
     }
+}
+
+/// yrs writes into a kilobyte at least; what is kept of a small document should be no larger than it.
+fn without_spare_room(encoded: Bytes) -> Bytes {
+    const SMALL: usize = 1 << 10;
+    if encoded.len() < SMALL { Bytes::copy_from_slice(&encoded) } else { encoded }
 }
 
 #[cfg(test)]

@@ -226,7 +226,7 @@ impl Document {
             resident_bytes: AtomicUsize::new(0),
         });
         let actor = Actor::new(id.clone(), store.clone(), settings, shared.clone(), commands, tasks.clone());
-        tasks.spawn(actor.run());
+        tasks.spawn(Box::new(actor).run());
         Self(Arc::new(Inner { id, inbox, shared, store, started: Instant::now(), used: AtomicU64::new(0) }))
     }
 
