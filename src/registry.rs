@@ -17,6 +17,7 @@ use tracing::debug;
 
 use crate::document::handle::{self, Document, DocumentError};
 use crate::ids::DocumentId;
+use crate::metrics::Documents;
 use crate::store::{Archive, Store, StoreError, Summary};
 
 /// How often presence ages and idle documents are looked for.
@@ -37,6 +38,7 @@ pub struct Settings {
 struct Inner {
     settings: Settings,
     store: Arc<dyn Store>,
+    metrics: Arc<Documents>,
     open: Mutex<HashMap<DocumentId, Document>>,
     tasks: TaskTracker,
 }
@@ -47,9 +49,14 @@ pub struct Registry(Arc<Inner>);
 
 impl Registry {
     /// Sweeps until `closing` is cancelled.
-    pub fn start(settings: Settings, store: Arc<dyn Store>, closing: CancellationToken) -> Self {
+    pub fn start(
+        settings: Settings,
+        store: Arc<dyn Store>,
+        metrics: Arc<Documents>,
+        closing: CancellationToken,
+    ) -> Self {
         let tasks = TaskTracker::new();
-        let registry = Self(Arc::new(Inner { settings, store, open: Mutex::default(), tasks }));
+        let registry = Self(Arc::new(Inner { settings, store, metrics, open: Mutex::default(), tasks }));
         let sweeping = registry.clone();
         registry.0.tasks.spawn(async move {
             let mut ticks = tokio::time::interval(SWEEP);
@@ -76,6 +83,7 @@ impl Registry {
             id.clone(),
             self.0.store.clone(),
             self.0.settings.document.clone(),
+            self.0.metrics.clone(),
             &self.0.tasks,
         );
         open.insert(id.clone(), document.clone());
@@ -193,6 +201,11 @@ impl Registry {
             !evicted
         });
         resident
+    }
+
+    /// What the open documents take in memory, in bytes, roughly.
+    pub fn resident_bytes(&self) -> usize {
+        self.open_documents().values().map(Document::resident_bytes).sum()
     }
 
     /// How many documents are open.

@@ -258,9 +258,19 @@ impl Actor {
                 (Err(error), Ok(_)) => Err(error.clone()),
                 (_, answer) => answer,
             };
+            self.count(&answer);
             let _ = reply.send(answer);
         }
         next
+    }
+
+    fn count(&self, answer: &Result<Written, DocumentError>) {
+        let metrics = &self.shared.metrics;
+        match answer {
+            Ok(Written { changed: true, .. }) => metrics.logged.inc(),
+            Ok(Written { changed: false, .. }) => metrics.unchanged.inc(),
+            Err(_) => metrics.refused.inc(),
+        };
     }
 
     /// Merges one change into the replica, and adds what it did to the turn.
@@ -343,6 +353,7 @@ impl Actor {
     async fn append(&mut self, events: Vec<Event>) -> Result<(), DocumentError> {
         let (Some(first), Some(life)) = (events.first(), self.life) else { return Ok(()) };
         let created = first.sequence == Sequence::ZERO.next();
+        let started = Instant::now();
         let appended = self.store.append(&self.id, life.epoch, events.clone()).await;
         if let Err(error) = appended {
             warn!(document.id = %self.id, %error, "could not append to the log of document `{}`", self.id);
@@ -357,6 +368,9 @@ impl Actor {
                 _ => DocumentError::Unavailable { reason: error.to_string() },
             });
         }
+        let metrics = &self.shared.metrics;
+        metrics.append.observe_time(started.elapsed());
+        metrics.update_bytes.inc_by(events.iter().map(|event| event.update.len() as u64).sum());
         self.tell(life.epoch, events);
         Ok(())
     }
@@ -379,6 +393,7 @@ impl Actor {
     }
 
     async fn load_anew(&mut self) -> Result<(), DocumentError> {
+        let started = Instant::now();
         let stored = self.store.load(&self.id).await?;
         let Some(stored) = stored else {
             self.replica = Some(Replica::new());
@@ -427,6 +442,7 @@ impl Actor {
         self.replica = Some(replica);
         self.frozen_at = summary.frozen_at;
         self.in_doubt = false;
+        self.shared.metrics.load.observe_time(started.elapsed());
         Ok(())
     }
 
@@ -644,8 +660,12 @@ impl Actor {
 
     fn compacted(&mut self, snapshot_bytes: Option<u64>) {
         self.compaction = None;
-        if let Some(snapshot_bytes) = snapshot_bytes {
-            self.tail.snapshot_bytes = snapshot_bytes;
+        match snapshot_bytes {
+            Some(snapshot_bytes) => {
+                self.shared.metrics.compacted.inc();
+                self.tail.snapshot_bytes = snapshot_bytes;
+            }
+            None => _ = self.shared.metrics.compactions_failed.inc(),
         }
     }
 
@@ -663,7 +683,8 @@ impl Actor {
             self.compact_if_due();
         }
         if let Some(compaction) = self.compaction.take() {
-            let _ = compaction.await;
+            let written = compaction.await;
+            self.compacted(written.ok().flatten());
         }
     }
 }

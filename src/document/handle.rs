@@ -13,6 +13,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::event::{Event, Origin, Timestamp};
 use crate::ids::{ClientId, DocumentId, Epoch, Sequence};
+use crate::metrics::Documents;
 use crate::store::{PageLimit, Retention, Store, StoreError};
 
 use super::actor::{Actor, ChangeRequest, Command, FreezeRequest};
@@ -184,6 +185,8 @@ pub(super) struct Shared {
     presence: Mutex<Presence>,
     /// What the replica takes in memory, in bytes, roughly.
     pub(super) resident_bytes: AtomicUsize,
+    /// Those of all documents.
+    pub(super) metrics: Arc<Documents>,
 }
 
 impl Shared {
@@ -218,12 +221,19 @@ impl Document {
     /// Starts the task that owns the document. Nothing is read before the first question.
     ///
     /// The task ends when the last handle is gone.
-    pub fn start(id: DocumentId, store: Arc<dyn Store>, settings: Settings, tasks: &TaskTracker) -> Self {
+    pub fn start(
+        id: DocumentId,
+        store: Arc<dyn Store>,
+        settings: Settings,
+        metrics: Arc<Documents>,
+        tasks: &TaskTracker,
+    ) -> Self {
         let (inbox, commands) = mpsc::channel(INBOX_COMMANDS);
         let shared = Arc::new(Shared {
             live: broadcast::Sender::new(settings.broadcast_messages),
             presence: Mutex::new(Presence::new(settings.awareness_states_max)),
             resident_bytes: AtomicUsize::new(0),
+            metrics,
         });
         let actor = Actor::new(id.clone(), store.clone(), settings, shared.clone(), commands, tasks.clone());
         tasks.spawn(Box::new(actor).run());
