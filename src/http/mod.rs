@@ -58,7 +58,7 @@ pub fn routes(
         streams.route(),
         presence::awareness(registry.clone(), limits),
         state::route(registry.clone(), limits),
-        text::route(registry.clone()),
+        text::route(registry.clone(), limits, stopping.clone()),
         presence::clients(registry.clone()),
         presence::awareness_of_client(registry.clone(), limits),
         admin::document(registry.clone()),

@@ -17,6 +17,7 @@ mod journal;
 #[cfg(test)]
 mod measure;
 mod readers;
+mod receipts;
 mod rows;
 mod schema;
 mod writer;
@@ -35,7 +36,7 @@ use self::journal::Care;
 use self::readers::Readers;
 use self::rows::RowError;
 use self::writer::{Change, Writer};
-use super::{LogPage, PageLimit, Retention, Snapshot, Store, StoreError, Stored, Summary};
+use super::{LogPage, PageLimit, Receipt, Retention, Snapshot, Store, StoreError, Stored, Summary};
 use crate::event::Event;
 use crate::ids::{DocumentId, Epoch, Sequence};
 
@@ -140,15 +141,25 @@ impl Store for SqliteStore {
         self.readers.load(document).await
     }
 
-    async fn append(
+    async fn record(
         &self,
         document: &DocumentId,
-        epoch: Epoch,
+        epoch: Option<Epoch>,
         events: Vec<Event>,
+        receipts: Vec<Receipt>,
     ) -> Result<(), StoreError> {
         self.check_sound(document)?;
         let document = document.clone();
-        self.writer.ask(|answer| Change::Append { document, epoch, events, answer }).await
+        self.writer.ask(|answer| Change::Append { document, epoch, events, receipts, answer }).await
+    }
+
+    async fn receipt(
+        &self,
+        document: &DocumentId,
+        user: Option<&str>,
+        key: &str,
+    ) -> Result<Option<Receipt>, StoreError> {
+        self.readers.receipt(document, user, key).await
     }
 
     async fn log(

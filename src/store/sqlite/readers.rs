@@ -13,10 +13,10 @@ use tracing::warn;
 use super::inspect::Quarantine;
 use super::journal;
 use super::rows::{self, Entry, LogRow, RowError, unavailable};
-use super::schema;
+use super::{receipts, schema};
 use crate::event::Event;
 use crate::ids::{DocumentId, Sequence};
-use crate::store::{LogPage, PageLimit, Snapshot, StoreError, Stored, Summary, closed};
+use crate::store::{LogPage, PageLimit, Receipt, Snapshot, StoreError, Stored, Summary, closed};
 
 /// Reads at once; more wait. The disk or the page cache is the limit, not the processors.
 const READERS: u32 = 4;
@@ -117,6 +117,19 @@ impl Readers {
 
     pub async fn summary(self: &Arc<Self>, document: &DocumentId) -> Result<Option<Summary>, StoreError> {
         self.of_document(document, |_, found| Ok(found.summary)).await
+    }
+
+    pub async fn receipt(
+        self: &Arc<Self>,
+        document: &DocumentId,
+        user: Option<&str>,
+        key: &str,
+    ) -> Result<Option<Receipt>, StoreError> {
+        let (document, user, key) = (document.clone(), user.map(str::to_owned), key.to_owned());
+        self.run(move |connection| {
+            receipts::find(connection, &document, user.as_deref(), &key).map_err(|error| error.of(&document))
+        })
+        .await
     }
 
     pub async fn load(self: &Arc<Self>, document: &DocumentId) -> Result<Option<Stored>, StoreError> {

@@ -63,39 +63,39 @@ fn damaged<T>(detail: impl Into<String>) -> Result<T, RowError> {
 }
 
 /// A checksum over fields of which none can run into the next.
-struct Checksum(Hasher);
+pub struct Checksum(Hasher);
 
 impl Checksum {
     /// `kind`: so that a row of one table is none of another's.
-    fn of(kind: u8) -> Self {
+    pub fn of(kind: u8) -> Self {
         let mut hasher = Hasher::new();
         hasher.update(&[kind]);
         Self(hasher)
     }
 
-    fn number(mut self, number: i64) -> Self {
+    pub fn number(mut self, number: i64) -> Self {
         self.0.update(&number.to_le_bytes());
         self
     }
 
-    fn bytes(mut self, bytes: &[u8]) -> Self {
+    pub fn bytes(mut self, bytes: &[u8]) -> Self {
         self.0.update(&(bytes.len() as u64).to_le_bytes());
         self.0.update(bytes);
         self
     }
 
-    fn text(self, text: &str) -> Self {
+    pub fn text(self, text: &str) -> Self {
         self.bytes(text.as_bytes())
     }
 
-    fn optional(self, text: Option<&str>) -> Self {
+    pub fn optional(self, text: Option<&str>) -> Self {
         match text {
             Some(text) => self.number(1).text(text),
             None => self.number(0),
         }
     }
 
-    fn value(self) -> u32 {
+    pub fn value(self) -> u32 {
         self.0.finalize()
     }
 }

@@ -10,7 +10,7 @@ use super::OpenError;
 /// Marks the file as ours, "PGSy", so that no other program's database is taken for a store.
 const APPLICATION_ID: i32 = 0x5047_5379;
 /// Raised with every change of the tables. A newer one than this is not opened.
-const VERSION: i32 = 2;
+const VERSION: i32 = 3;
 
 /// The index of names; dropped and made anew to delete a damaged document.
 pub const DOCUMENTS_NAME: &str = "CREATE UNIQUE INDEX documents_name ON documents (name)";
@@ -19,7 +19,7 @@ pub const DOCUMENTS_NAME: &str = "CREATE UNIQUE INDEX documents_name ON document
 ///
 /// `log` and `snapshots` have no row ids: the rows of one document lie together, in order, and are found
 /// in one step. In `log` the content comes last, so that scanning by time need not follow long ones.
-const TABLES: [(&str, &str); 8] = [
+const TABLES: [(&str, &str); 10] = [
     (
         "documents",
         "CREATE TABLE documents (id INTEGER PRIMARY KEY, name TEXT NOT NULL, epoch TEXT NOT NULL, \
@@ -46,13 +46,20 @@ const TABLES: [(&str, &str); 8] = [
     ),
     ("journal", "CREATE TABLE journal (id INTEGER PRIMARY KEY, content BLOB NOT NULL) STRICT"),
     ("journal_index", "CREATE TABLE journal_index (id INTEGER PRIMARY KEY, content BLOB NOT NULL) STRICT"),
+    (
+        "receipts",
+        "CREATE TABLE receipts (document TEXT NOT NULL, user TEXT NOT NULL, key TEXT NOT NULL, \
+         time INTEGER NOT NULL, digest BLOB NOT NULL, answer BLOB NOT NULL, checksum INTEGER NOT NULL, \
+         PRIMARY KEY (document, user, key)) STRICT, WITHOUT ROWID",
+    ),
+    ("receipts_time", "CREATE INDEX receipts_time ON receipts (time)"),
     ("probe", "CREATE TABLE probe (id INTEGER PRIMARY KEY, count INTEGER NOT NULL) STRICT"),
 ];
 
 /// How long a connection waits for another one's lock: only foreign programs (a backup, a shell) hold any.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 /// Statements that a connection keeps prepared; there are fewer than that.
-const STATEMENTS_KEPT: usize = 32;
+const STATEMENTS_KEPT: usize = 40;
 /// The write-ahead log is cut to this length when it has grown longer (a long reader, a huge snapshot).
 const WAL_BYTES_KEPT: u32 = 16 * 1024 * 1024;
 /// Page cache of the writer, in KiB: the leaves that live documents' logs end in.
@@ -120,7 +127,7 @@ pub fn create_or_check(connection: &mut Connection, path: &Path) -> Result<(), O
         return Err(OpenError::Newer { path: path.to_owned(), found: version, known: VERSION });
     }
     if version < VERSION {
-        upgrade(connection).map_err(broken)?;
+        upgrade(connection, version).map_err(broken)?;
     }
     for (name, expected) in TABLES {
         let sql: Option<String> = connection
@@ -147,10 +154,12 @@ fn create(connection: &mut Connection) -> rusqlite::Result<()> {
     transaction.commit()
 }
 
-/// Adds what came after version 1: the tables of the journal.
-fn upgrade(connection: &mut Connection) -> rusqlite::Result<()> {
+/// Adds the tables that came after a version: the journal with 2, receipts with 3.
+fn upgrade(connection: &mut Connection, from: i32) -> rusqlite::Result<()> {
     let transaction = connection.transaction()?;
-    for (_, sql) in TABLES.iter().filter(|(name, _)| name.starts_with("journal")) {
+    let is_new =
+        |name: &str| (from < 2 && name.starts_with("journal")) || (from < 3 && name.starts_with("receipts"));
+    for (_, sql) in TABLES.iter().filter(|(name, _)| is_new(name)) {
         transaction.execute_batch(sql)?;
     }
     transaction.execute_batch(&format!("PRAGMA user_version = {VERSION};"))?;
