@@ -24,4 +24,5 @@ mod store_faults;
 mod stream;
 mod stream_start;
 mod support;
+mod text_edits;
 mod updates;
