@@ -9,11 +9,11 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 use super::{
-    LogPage, PageLimit, Receipt, Retention, Snapshot, Store, StoreError, Stored, Summary, check_dense,
-    closed, retention, without_epoch,
+    Archive, LogPage, Naming, PageLimit, Receipt, Retention, Snapshot, Store, StoreError, Stored, Summary,
+    Version, check_dense, closed, retention, without_epoch,
 };
 use crate::event::{Event, Timestamp};
-use crate::ids::{DocumentId, Epoch, Sequence};
+use crate::ids::{DocumentId, Epoch, Sequence, VersionName};
 
 /// A store that forgets everything when it is dropped.
 #[derive(Debug, Default)]
@@ -39,6 +39,8 @@ struct Document {
     head: Sequence,
     created_at: Timestamp,
     updated_at: Timestamp,
+    frozen_at: Option<Timestamp>,
+    versions: BTreeMap<VersionName, Version>,
 }
 
 impl MemoryStore {
@@ -83,7 +85,14 @@ impl Document {
             bytes: (log_bytes + snapshot_bytes) as u64,
             created_at: self.created_at,
             updated_at: self.updated_at,
+            frozen_at: self.frozen_at,
         }
+    }
+
+    fn sorted_versions(&self) -> Vec<Version> {
+        let mut versions: Vec<_> = self.versions.values().cloned().collect();
+        versions.sort_by_key(|version| version.sequence);
+        versions
     }
 
     /// The events after `after`, which lies in the log or right before it.
@@ -136,8 +145,16 @@ fn append(
         found.updated_at = updated_at;
         found.log.extend(events);
     } else if first == Sequence::ZERO.next() {
-        let (snapshots, log) = (BTreeMap::new(), events.into());
-        let created = Document { epoch, snapshots, head, created_at, updated_at, log };
+        let created = Document {
+            epoch,
+            snapshots: BTreeMap::new(),
+            head,
+            created_at,
+            updated_at,
+            frozen_at: None,
+            versions: BTreeMap::new(),
+            log: events.into(),
+        };
         documents.insert(document.clone(), created);
     } else {
         return Err(moved());
@@ -214,7 +231,10 @@ impl Store for MemoryStore {
         self.with(|documents| {
             let Some(found) = documents.get(document) else { return Ok(None) };
             let oldest = found.oldest();
-            match found.snapshots.range(..=at).next_back().map(snapshot) {
+            let leads_there =
+                |sequence: Sequence| sequence == at || (sequence < at && sequence.next() >= oldest);
+            let newest = found.snapshots.iter().rfind(|(sequence, _)| leads_there(**sequence));
+            match newest.map(snapshot) {
                 Some(snapshot) => Ok(Some(snapshot)),
                 None if oldest == Sequence::ZERO.next() => Ok(None),
                 None => Err(StoreError::Compacted { oldest }),
@@ -241,13 +261,99 @@ impl Store for MemoryStore {
             }
             found.snapshots.insert(snapshot.sequence, snapshot.update);
             let sequences: Vec<_> = found.snapshots.keys().copied().collect();
-            let plan = retention::plan(&sequences, found.first_kept(retention));
+            let pinned: Vec<_> = found.versions.values().map(|version| version.sequence).collect();
+            let plan = retention::plan(&sequences, &pinned, found.first_kept(retention));
             found.snapshots.retain(|sequence, _| !plan.dropped.contains(sequence));
             if let Some(base) = plan.base {
                 let trimmed = base.next().since(found.oldest());
                 found.log.drain(..usize::try_from(trimmed).unwrap_or(usize::MAX).min(found.log.len()));
             }
             Ok(found.oldest())
+        })
+    }
+
+    async fn add_version(
+        &self,
+        document: &DocumentId,
+        epoch: Epoch,
+        version: Version,
+        snapshot: Snapshot,
+        versions_max: usize,
+    ) -> Result<Naming, StoreError> {
+        self.with(|documents| {
+            let moved = || StoreError::Moved { document: document.clone() };
+            let found = documents.get_mut(document).ok_or_else(moved)?;
+            if found.epoch != epoch || version.sequence > found.head || version.sequence != snapshot.sequence
+            {
+                return Err(moved());
+            }
+            if let Some(known) = found.versions.get(&version.name) {
+                return Ok(Naming::Taken(known.clone()));
+            }
+            if found.versions.len() >= versions_max {
+                return Ok(Naming::Full);
+            }
+            found.snapshots.entry(snapshot.sequence).or_insert(snapshot.update);
+            found.versions.insert(version.name.clone(), version);
+            Ok(Naming::Added)
+        })
+    }
+
+    async fn versions(&self, document: &DocumentId) -> Result<Option<Vec<Version>>, StoreError> {
+        self.with(|documents| Ok(documents.get(document).map(Document::sorted_versions)))
+    }
+
+    async fn remove_version(&self, document: &DocumentId, name: &VersionName) -> Result<bool, StoreError> {
+        self.with(|documents| {
+            Ok(documents.get_mut(document).is_some_and(|found| found.versions.remove(name).is_some()))
+        })
+    }
+
+    async fn set_frozen(
+        &self,
+        document: &DocumentId,
+        epoch: Epoch,
+        frozen_at: Option<Timestamp>,
+    ) -> Result<(), StoreError> {
+        self.with(|documents| {
+            let found = documents.get_mut(document).filter(|found| found.epoch == epoch);
+            let found = found.ok_or_else(|| StoreError::Moved { document: document.clone() })?;
+            found.frozen_at = frozen_at;
+            Ok(())
+        })
+    }
+
+    async fn archive(&self, document: &DocumentId) -> Result<Option<Archive>, StoreError> {
+        self.with(|documents| {
+            Ok(documents.get(document).map(|found| Archive {
+                summary: found.summary(document),
+                snapshots: found.snapshots.iter().map(snapshot).collect(),
+                log: found.log.iter().cloned().collect(),
+                versions: found.sorted_versions(),
+            }))
+        })
+    }
+
+    async fn unarchive(&self, archive: Archive) -> Result<bool, StoreError> {
+        self.with(|documents| {
+            let Archive { summary, snapshots, log, versions } = archive;
+            if documents.contains_key(&summary.document) {
+                return Ok(false);
+            }
+            let by_sequence = |snapshot: Snapshot| (snapshot.sequence, snapshot.update);
+            let by_name = |version: Version| (version.name.clone(), version);
+            let document = Document {
+                epoch: summary.epoch,
+                log: log.into(),
+                snapshots: snapshots.into_iter().map(by_sequence).collect(),
+                head: summary.head,
+                created_at: summary.created_at,
+                updated_at: summary.updated_at,
+                frozen_at: summary.frozen_at,
+                versions: versions.into_iter().map(by_name).collect(),
+            };
+            documents.insert(summary.document, document);
+            Ok(true)
         })
     }
 

@@ -20,7 +20,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 use crate::event::{Event, Timestamp};
-use crate::ids::{DocumentId, Epoch, Sequence};
+use crate::ids::{DocumentId, Epoch, Sequence, VersionName};
 
 /// What a caller can do about a failure.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -69,6 +69,73 @@ pub struct Summary {
     pub bytes: u64,
     pub created_at: Timestamp,
     pub updated_at: Timestamp,
+    /// Since when it takes no changes, if it takes none.
+    pub frozen_at: Option<Timestamp>,
+}
+
+/// A point of a document's history that has a name. It can be rebuilt for as long as it has one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Version {
+    pub name: VersionName,
+    pub sequence: Sequence,
+    pub created_at: Timestamp,
+}
+
+/// What became of a version that was to be added.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Naming {
+    Added,
+    /// There is one of that name: this one. Nothing was changed.
+    Taken(Version),
+    /// The document has as many as it may have.
+    Full,
+}
+
+/// All that a store has of one document: it can be written into another store, and is then the same document.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Archive {
+    pub summary: Summary,
+    /// Ascending.
+    pub snapshots: Vec<Snapshot>,
+    /// Every event that is kept, up to the head.
+    pub log: Vec<Event>,
+    pub versions: Vec<Version>,
+}
+
+impl Archive {
+    /// Whether it hangs together: the log is dense and ends at the head, begins at 1 or after a snapshot, and each
+    /// version has its snapshot.
+    ///
+    /// # Errors
+    /// Says what does not fit.
+    pub fn check(&self) -> Result<(), String> {
+        let Summary { head, oldest, .. } = self.summary;
+        let mut expected = oldest;
+        for event in &self.log {
+            if event.sequence != expected {
+                return Err(format!("its log lacks sequence {expected}"));
+            }
+            expected = expected.next();
+        }
+        if expected != head.next() || head == Sequence::ZERO {
+            return Err(format!("its log does not end at its head, {head}"));
+        }
+        if !self.snapshots.is_sorted_by(|one, other| one.sequence < other.sequence) {
+            return Err("its snapshots are not in order".into());
+        }
+        let reaches = |snapshot: &Snapshot| snapshot.sequence <= head && snapshot.sequence.next() >= oldest;
+        if oldest != Sequence::ZERO.next() && !self.snapshots.iter().any(reaches) {
+            return Err(format!("its log begins with {oldest}, and no snapshot leads there"));
+        }
+        match self
+            .versions
+            .iter()
+            .find(|version| !self.snapshots.iter().any(|known| known.sequence == version.sequence))
+        {
+            Some(version) => Err(format!("the version at {} has no snapshot", version.sequence)),
+            None => Ok(()),
+        }
+    }
 }
 
 /// Part of a log, oldest first.
@@ -237,7 +304,46 @@ pub trait Store: Send + Sync + 'static {
         retention: Retention,
     ) -> Result<Sequence, StoreError>;
 
-    /// Deletes log, snapshots and all. `false`: there was none. A damaged document can be deleted.
+    /// Gives a name to a point of the history, and keeps `snapshot`, which is at that point, for as long as it has it.
+    ///
+    /// `versions_max`: how many a document may have.
+    ///
+    /// # Errors
+    /// `Moved` if `epoch` is not this document's or the version lies after the head, `Unavailable`, `Corrupt`.
+    async fn add_version(
+        &self,
+        document: &DocumentId,
+        epoch: Epoch,
+        version: Version,
+        snapshot: Snapshot,
+        versions_max: usize,
+    ) -> Result<Naming, StoreError>;
+
+    /// A document's versions, by sequence and name. `None`: no such document.
+    async fn versions(&self, document: &DocumentId) -> Result<Option<Vec<Version>>, StoreError>;
+
+    /// Takes the name away; what only it kept goes with the next compaction. `false`: there is none of that name.
+    async fn remove_version(&self, document: &DocumentId, name: &VersionName) -> Result<bool, StoreError>;
+
+    /// Notes since when the document takes no changes; `None`: it takes them. The store itself refuses none.
+    ///
+    /// # Errors
+    /// `Moved` if `epoch` is not this document's, `Unavailable`, `Corrupt`.
+    async fn set_frozen(
+        &self,
+        document: &DocumentId,
+        epoch: Epoch,
+        frozen_at: Option<Timestamp>,
+    ) -> Result<(), StoreError>;
+
+    /// All that there is of a document. `None`: no such document.
+    async fn archive(&self, document: &DocumentId) -> Result<Option<Archive>, StoreError>;
+
+    /// Writes a document that was archived, in one transaction. `false`: there is one of that name, and nothing was
+    /// written. `archive`: checked by the caller.
+    async fn unarchive(&self, archive: Archive) -> Result<bool, StoreError>;
+
+    /// Deletes log, snapshots, versions and all. `false`: there was none. A damaged document can be deleted.
     async fn delete(&self, document: &DocumentId) -> Result<bool, StoreError>;
 
     async fn summary(&self, document: &DocumentId) -> Result<Option<Summary>, StoreError>;

@@ -11,9 +11,9 @@ use super::*;
 use crate::document::handle::{Document, Expected};
 use crate::document::text::{Edit, Op, Place, Unit};
 use crate::event::Origin;
-use crate::ids::ClientId;
+use crate::ids::{ClientId, VersionName};
 use crate::store::memory::MemoryStore;
-use crate::store::{LogPage, Retention, Stored, Summary};
+use crate::store::{Archive, LogPage, Naming, Retention, Stored, Summary, Version};
 
 /// How the next calls fail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -113,6 +113,45 @@ impl Store for FailingStore {
         retention: Retention,
     ) -> Result<Sequence, StoreError> {
         self.inner.compact(document, epoch, snapshot, retention).await
+    }
+
+    async fn add_version(
+        &self,
+        document: &DocumentId,
+        epoch: Epoch,
+        version: Version,
+        snapshot: Snapshot,
+        versions_max: usize,
+    ) -> Result<Naming, StoreError> {
+        self.inner.add_version(document, epoch, version, snapshot, versions_max).await
+    }
+
+    async fn versions(&self, document: &DocumentId) -> Result<Option<Vec<Version>>, StoreError> {
+        self.inner.versions(document).await
+    }
+
+    async fn remove_version(&self, document: &DocumentId, name: &VersionName) -> Result<bool, StoreError> {
+        self.inner.remove_version(document, name).await
+    }
+
+    async fn set_frozen(
+        &self,
+        document: &DocumentId,
+        epoch: Epoch,
+        frozen_at: Option<Timestamp>,
+    ) -> Result<(), StoreError> {
+        match self.fault() {
+            Fault::None => self.inner.set_frozen(document, epoch, frozen_at).await,
+            _ => unavailable(),
+        }
+    }
+
+    async fn archive(&self, document: &DocumentId) -> Result<Option<Archive>, StoreError> {
+        self.inner.archive(document).await
+    }
+
+    async fn unarchive(&self, archive: Archive) -> Result<bool, StoreError> {
+        self.inner.unarchive(archive).await
     }
 
     async fn delete(&self, document: &DocumentId) -> Result<bool, StoreError> {

@@ -432,7 +432,8 @@ async fn a_store_of_version_1_is_taken_over() {
     let connection = Connection::open(directory.path().join("store.sqlite")).expect("it was written");
     connection
         .execute_batch(
-            "DROP TABLE journal; DROP TABLE journal_index; DROP TABLE receipts; PRAGMA user_version = 1",
+            "DROP TABLE journal; DROP TABLE journal_index; DROP TABLE versions; DROP TABLE freezes;
+             DROP TABLE receipts; PRAGMA user_version = 1",
         )
         .expect("it is not locked");
     drop(connection);
@@ -548,11 +549,11 @@ async fn what_is_no_store_of_this_version_is_refused_with_one_clear_line() {
     let refused = || SqliteStore::open(directory.path()).expect_err("it is no store").to_string();
 
     let connection = Connection::open(&path).expect("it was written");
-    connection.execute_batch("PRAGMA user_version = 4").expect("it is not locked");
+    connection.execute_batch("PRAGMA user_version = 3").expect("it is not locked");
     drop(connection);
-    assert!(refused().contains("version 4"), "{}", refused());
+    assert!(refused().contains("version 3"), "{}", refused());
     let connection = Connection::open(&path).expect("it was written");
-    connection.execute_batch("PRAGMA user_version = 3; DROP TABLE snapshots").expect("it is not locked");
+    connection.execute_batch("PRAGMA user_version = 2; DROP TABLE snapshots").expect("it is not locked");
     drop(connection);
     assert!(refused().contains("`snapshots`"), "{}", refused());
 

@@ -23,7 +23,7 @@ use crate::event::Event;
 
 /// From these on the journal is settled: opening a document reads what the journal has of it.
 const BATCHES_MAX: usize = 256;
-const EVENTS_MAX: usize = 4096;
+const EVENTS_MAX: usize = 8192;
 const BYTES_MAX: usize = 1 << 20;
 
 /// Bytes of an event before its texts: document, sequence, time, checksum, and three lengths.

@@ -114,7 +114,7 @@ fn time(row: &Row<'_>, column: usize) -> rusqlite::Result<Timestamp> {
 }
 
 /// A text of a row, parsed. `Damaged` if it is not what it was when it was written.
-fn parsed<T: std::str::FromStr>(row: &Row<'_>, column: usize) -> Result<T, RowError> {
+pub fn parsed<T: std::str::FromStr>(row: &Row<'_>, column: usize) -> Result<T, RowError> {
     let text = row.get_ref(column)?.as_str().map_err(|error| RowError::Damaged(error.to_string()))?;
     text.parse().map_err(|_| RowError::Damaged(format!("{text:?} was altered")))
 }
@@ -157,6 +157,8 @@ impl Entry {
                 bytes: row.get(5)?,
                 created_at: time(row, 6)?,
                 updated_at: time(row, 7)?,
+                // Noted in a table of its own, which those who ask look up.
+                frozen_at: None,
             };
             Ok((Self { id, summary }, row.get(8)?))
         };
