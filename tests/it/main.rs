@@ -25,4 +25,5 @@ mod stream;
 mod stream_start;
 mod support;
 mod text_edits;
+mod text_properties;
 mod updates;

@@ -32,7 +32,38 @@ pub fn between(old: &str, new: &str, until: Option<Instant>) -> Vec<Hunk> {
         by_words(old, new, &middle, until)
     };
     let trimmed = hunks.into_iter().map(|hunk| trim(old, new, hunk));
-    trimmed.filter(|hunk| !(hunk.old.is_empty() && hunk.new.is_empty())).collect()
+    let some = trimmed.filter(|hunk| !(hunk.old.is_empty() && hunk.new.is_empty()));
+    some.flat_map(|hunk| by_additions(old, new, &hunk).unwrap_or_else(|| vec![hunk])).collect()
+}
+
+/// The parts of a hunk where one text only has more than the other: what both have need not be replaced.
+fn by_additions(old: &str, new: &str, hunk: &Hunk) -> Option<Vec<Hunk>> {
+    /// Longer ones are no words.
+    const BYTES_MAX: usize = 256;
+    let (old_bytes, new_bytes) = (hunk.old.len(), hunk.new.len());
+    if old_bytes == 0 || new_bytes == 0 || old_bytes.max(new_bytes) > BYTES_MAX {
+        return None;
+    }
+    if old_bytes > new_bytes {
+        let mirrored = Hunk { old: hunk.new.clone(), new: hunk.old.clone() };
+        let parts = by_additions(new, old, &mirrored)?;
+        return Some(parts.into_iter().map(|part| Hunk { old: part.new, new: part.old }).collect());
+    }
+    let mut wanted = old[hunk.old.clone()].graphemes(true).peekable();
+    let mut at = hunk.old.start;
+    let mut parts: Vec<Hunk> = Vec::new();
+    for (offset, character) in new[hunk.new.clone()].grapheme_indices(true) {
+        if wanted.next_if_eq(&character).is_some() {
+            at += character.len();
+            continue;
+        }
+        let start = hunk.new.start + offset;
+        match parts.last_mut() {
+            Some(last) if last.new.end == start => last.new.end += character.len(),
+            _ => parts.push(Hunk { old: at..at, new: start..start + character.len() }),
+        }
+    }
+    wanted.peek().is_none().then_some(parts)
 }
 
 fn by_words(old: &str, new: &str, middle: &Hunk, until: Option<Instant>) -> Vec<Hunk> {
@@ -137,6 +168,13 @@ mod tests {
         assert_eq!(edits("hello world", "hello, world"), [("", ",")]);
         assert_eq!(edits("aaa", "aaaa"), [("", "a")]);
         assert_eq!(edits("abc", ""), [("abc", "")]);
+    }
+
+    #[test]
+    fn letters_added_in_several_places_of_a_word_leave_the_others_alone() {
+        assert_eq!(edits("a abcd b", "a xabYcdz b"), [("", "x"), ("", "Y"), ("", "z")]);
+        assert_eq!(edits("xabYcdz", "abcd"), [("x", ""), ("Y", ""), ("z", "")]);
+        assert_eq!(edits("form", "from"), [("or", "ro")]);
     }
 
     #[test]
