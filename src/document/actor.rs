@@ -31,8 +31,8 @@ use crate::store::{PageLimit, Receipt, Snapshot, Store, StoreError, Stored};
 use super::authors::{self, Authors};
 use super::format::ClientNumber;
 use super::handle::{
-    Change, DIFFERENCE_TIME_MAX, DocumentError, MERGE_TIME_MAX, Once, Outcome, Settings, Shared, Terms,
-    Written,
+    Change, DIFFERENCE_TIME_MAX, DocumentError, Frozen, MERGE_TIME_MAX, Once, Outcome, Settings, Shared,
+    Terms, Written,
 };
 use super::replica::{Allowance, ChangeError, Changed, Replica};
 use super::subscription::{Closing, Known, Position, State, Subscription, Told};
@@ -61,14 +61,14 @@ const INLINE_EDIT_BYTES_MAX: usize = 256 << 10;
 type Reply<T> = oneshot::Sender<Result<T, DocumentError>>;
 
 pub(super) enum Command {
-    /// Boxed: the inbox of every open document has room for a few commands.
+    /// Boxed, as are others' parts: the inbox of every open document has room for 32 commands.
     Change(Box<ChangeRequest>),
     State {
-        state_vector: Option<Bytes>,
+        state_vector: Option<Box<Bytes>>,
         reply: Reply<State>,
     },
     Text {
-        root: String,
+        root: Box<str>,
         reply: Reply<(Epoch, Sequence, String)>,
     },
     Head {
@@ -78,10 +78,18 @@ pub(super) enum Command {
         known: Box<Known>,
         reply: Reply<Subscription>,
     },
+    Freeze(Box<FreezeRequest>),
     Delete {
         reply: Reply<bool>,
     },
     Unload,
+}
+
+pub(super) struct FreezeRequest {
+    /// `None`: to be thawed.
+    pub(super) since: Option<Timestamp>,
+    pub(super) root: String,
+    pub(super) reply: Reply<Frozen>,
 }
 
 pub(super) struct ChangeRequest {
@@ -126,6 +134,8 @@ pub(super) struct Actor {
     life: Option<Life>,
     /// `None`: not loaded, or thrown away.
     replica: Option<Replica>,
+    /// Since when it takes no changes; as of the last load.
+    frozen_at: Option<Timestamp>,
     /// An append failed and may be in the log all the same: subscribers are owed a look.
     in_doubt: bool,
     tail: Tail,
@@ -156,6 +166,7 @@ impl Actor {
             tasks,
             life: None,
             replica: None,
+            frozen_at: None,
             in_doubt: false,
             tail: Tail::default(),
             whole: None,
@@ -176,7 +187,7 @@ impl Actor {
             self.compact_if_due();
             self.measure();
         }
-        self.close().await;
+        Box::pin(self.close()).await;
     }
 
     /// The next command; meanwhile a compaction may end, or a log in doubt be read.
@@ -189,37 +200,44 @@ impl Actor {
                     if self.compaction.is_some() => self.compacted(written.ok().flatten()),
                 () = tokio::time::sleep(RETRY), if self.in_doubt => {
                     // Failing again is no news: the failure was logged, and the doubt stays.
-                    let _ = self.load().await;
+                    let _ = Box::pin(self.load()).await;
                 }
             }
         }
     }
 
     /// Carries out a command. Returns one that was taken from the inbox and is still to do.
+    ///
+    /// What it takes is boxed: the task of an idle document should have no room for it.
     async fn obey(&mut self, command: Command) -> Option<Command> {
         match command {
-            Command::Change(request) => return self.turn(request).await,
+            Command::Change(request) => return Box::pin(self.turn(request)).await,
             Command::State { state_vector, reply } => {
-                let state = self.state(state_vector.as_deref()).await;
+                let state = Box::pin(self.state(state_vector.as_deref().map(|bytes| &bytes[..]))).await;
                 let _ = reply.send(state);
             }
             Command::Text { root, reply } => {
-                let text = self.text(&root).await;
+                let text = Box::pin(self.text(&root)).await;
                 let _ = reply.send(text);
             }
             Command::Head { reply } => {
-                let head = match self.load().await {
+                let head = match Box::pin(self.load()).await {
                     Ok(_) => self.written(),
                     Err(error) => Err(error),
                 };
                 let _ = reply.send(head.map(|life| (life.epoch, life.head)));
             }
             Command::Subscribe { known, reply } => {
-                let subscription = self.subscribe(*known).await;
+                let subscription = Box::pin(self.subscribe(*known)).await;
                 let _ = reply.send(subscription);
             }
+            Command::Freeze(request) => {
+                let FreezeRequest { since, root, reply } = *request;
+                let frozen = self.set_frozen(since, &root).await;
+                let _ = reply.send(frozen);
+            }
             Command::Delete { reply } => {
-                let deleted = self.delete().await;
+                let deleted = Box::pin(self.delete()).await;
                 let _ = reply.send(deleted);
             }
             Command::Unload => {
@@ -318,16 +336,19 @@ impl Actor {
     ) -> Result<Outcome, DocumentError> {
         if self.replica.is_none() {
             // Thrown away in this very turn: what was merged before must be in the log first.
-            self.flush(turn).await?;
+            Box::pin(self.flush(turn)).await?;
         }
         self.load().await?;
         let epoch = self.life.map(|life| life.epoch);
-        let is_meant = terms.expected.is_met(epoch) && terms.base.is_none_or(|base| base.epoch.is_met(epoch));
-        if !is_meant {
-            return Err(DocumentError::EpochChanged { epoch });
-        }
         let head = self.life.map_or(Sequence::ZERO, |life| life.head);
         let pending = turn.events.last().map_or(head, |event| event.sequence);
+        terms.expected.check(epoch, pending)?;
+        if let Some(base) = terms.base {
+            base.epoch.check(epoch, pending)?;
+        }
+        if let Some(since) = self.frozen_at {
+            return Err(DocumentError::Frozen { since });
+        }
         match (&change, terms.base) {
             (Change::Text(_), Some(base)) if base.sequence > pending => {
                 return Err(DocumentError::InvalidBase { head: pending });
@@ -446,7 +467,7 @@ impl Actor {
     /// Makes sure that the replica stands where the log does.
     async fn load(&mut self) -> Result<&mut Replica, DocumentError> {
         if self.replica.is_none() {
-            self.load_anew().await?;
+            Box::pin(self.load_anew()).await?;
         }
         Ok(self.replica.as_mut().expect("loaded above"))
     }
@@ -455,6 +476,7 @@ impl Actor {
         let stored = self.store.load(&self.id).await?;
         let Some(stored) = stored else {
             self.replica = Some(Replica::new(authors::draw()));
+            self.frozen_at = None;
             self.in_doubt = false;
             self.tail = Tail::default();
             if self.life.take().is_some() {
@@ -497,6 +519,7 @@ impl Actor {
             self.whole = snapshot.map(|snapshot| snapshot.update);
         }
         self.replica = Some(replica);
+        self.frozen_at = summary.frozen_at;
         self.in_doubt = false;
         Ok(())
     }
@@ -635,6 +658,23 @@ impl Actor {
         let replica = self.replica.as_ref().expect("the caller loaded it");
         let (epoch, sequence) = (Some(life.epoch), life.head);
         Ok(Some(State { epoch, sequence, update: covering, state_vector: replica.state_vector() }))
+    }
+
+    /// Freezes or thaws. No change passes between the note in the store and the state that is answered.
+    async fn set_frozen(&mut self, since: Option<Timestamp>, root: &str) -> Result<Frozen, DocumentError> {
+        self.load().await?;
+        let life = self.written()?;
+        let since = since.map(|now| self.frozen_at.unwrap_or(now));
+        if since != self.frozen_at {
+            if let Err(error) = self.store.set_frozen(&self.id, life.epoch, since).await {
+                // Whether it was noted is not known: the next turn reads it again.
+                self.discard();
+                return Err(error.into());
+            }
+            self.frozen_at = since;
+        }
+        let text = self.replica.as_ref().map_or_else(String::new, |replica| replica.text(root));
+        Ok(Frozen { since, state: self.state_against(None)?, text })
     }
 
     async fn delete(&mut self) -> Result<bool, DocumentError> {

@@ -11,11 +11,11 @@ use bytes::Bytes;
 use tokio::sync::{broadcast, mpsc, oneshot};
 use tokio_util::task::TaskTracker;
 
-use crate::event::{Event, Origin};
+use crate::event::{Event, Origin, Timestamp};
 use crate::ids::{ClientId, DocumentId, Epoch, Sequence};
 use crate::store::{PageLimit, Retention, Store, StoreError};
 
-use super::actor::{Actor, ChangeRequest, Command, Parts};
+use super::actor::{Actor, ChangeRequest, Command, FreezeRequest, Parts};
 use super::authors::{self, Authors};
 use super::format::ClientNumber;
 use super::presence::{Client, Connected, Presence, Refused};
@@ -44,13 +44,10 @@ pub struct Settings {
 }
 
 impl Settings {
-    pub(super) fn retention(&self, now: crate::event::Timestamp) -> Retention {
+    pub(super) fn retention(&self, now: Timestamp) -> Retention {
         const DAY_MILLISECONDS: i64 = 24 * 60 * 60 * 1000;
         let keep_since = now.milliseconds() - i64::from(self.keep_days) * DAY_MILLISECONDS;
-        Retention {
-            keep_updates: self.keep_updates,
-            keep_since: crate::event::Timestamp::from_milliseconds(keep_since),
-        }
+        Retention { keep_updates: self.keep_updates, keep_since: Timestamp::from_milliseconds(keep_since) }
     }
 }
 
@@ -78,6 +75,10 @@ pub enum DocumentError {
     InvalidBase { head: Sequence },
     #[error("the idempotency key was given to another request before")]
     KeyReused,
+    #[error("the document exists already")]
+    Exists { epoch: Option<Epoch>, sequence: Sequence },
+    #[error("the document is frozen since {since} and takes no changes")]
+    Frozen { since: Timestamp },
     #[error("that part of the log has been compacted away; it begins with {oldest}")]
     Gone { oldest: Sequence },
     /// Retry on a fresh open.
@@ -150,20 +151,44 @@ impl Terms {
     }
 }
 
+/// What a new document begins with.
+#[derive(Debug, Clone)]
+pub enum Content {
+    /// Yjs encoding v1.
+    Update(Bytes),
+    Text {
+        root: String,
+        text: String,
+    },
+}
+
 /// Which life of the document a change is meant for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Expected {
     Any,
     This(Epoch),
+    /// The first of a document that was never written, or is no more.
+    New,
     /// The caller named a life that no document ever had.
     Unknown,
 }
 
 impl Expected {
-    pub(super) fn is_met(self, epoch: Option<Epoch>) -> bool {
+    /// # Errors
+    /// `Exists` or `EpochChanged` if the document is at `epoch` and `head`, and another life was meant.
+    pub(super) fn check(self, epoch: Option<Epoch>, head: Sequence) -> Result<(), DocumentError> {
+        match self {
+            _ if self.is_met(epoch) => Ok(()),
+            Self::New => Err(DocumentError::Exists { epoch, sequence: head }),
+            _ => Err(DocumentError::EpochChanged { epoch }),
+        }
+    }
+
+    fn is_met(self, epoch: Option<Epoch>) -> bool {
         match self {
             Self::Any => true,
             Self::This(expected) => epoch == Some(expected),
+            Self::New => epoch.is_none(),
             Self::Unknown => false,
         }
     }
@@ -187,6 +212,15 @@ pub(super) enum Outcome {
     Written(Written),
     /// Its base is not the head any more: it is to be made there, and merged.
     Behind,
+}
+
+/// A document at the moment in which it was frozen.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Frozen {
+    /// `None`: it was thawed.
+    pub since: Option<Timestamp>,
+    pub state: State,
+    pub text: String,
 }
 
 /// Part of a document's log.
@@ -220,11 +254,11 @@ impl Shared {
     }
 }
 
-struct Inner {
-    id: DocumentId,
+pub(super) struct Inner {
+    pub(super) id: DocumentId,
     inbox: mpsc::Sender<Command>,
     shared: Arc<Shared>,
-    store: Arc<dyn Store>,
+    pub(super) store: Arc<dyn Store>,
     started: Instant,
     /// When it was last used, in milliseconds after `started`.
     used: AtomicU64,
@@ -232,7 +266,7 @@ struct Inner {
 
 /// A document that is open. Cheap to clone; while a clone exists the document is not evicted.
 #[derive(Clone)]
-pub struct Document(Arc<Inner>);
+pub struct Document(pub(super) Arc<Inner>);
 
 impl Document {
     /// Starts the task that owns the document. Nothing is read before the first question.
@@ -274,6 +308,32 @@ impl Document {
     ) -> Result<Written, DocumentError> {
         let terms = Terms { user, expected, ..Terms::plain(origin) };
         self.change(Change::Update(update), terms).await
+    }
+
+    /// Writes a document that does not exist yet: with an update of somebody's, or with a root text.
+    ///
+    /// # Errors
+    /// `Exists`; any of `DocumentError`; nothing changed.
+    pub async fn create(&self, content: Content, origin: Origin) -> Result<Written, DocumentError> {
+        let change = match content {
+            Content::Update(update) => Change::Update(update),
+            Content::Text { root, text } => {
+                Change::Text(TextChange { root, unit: Unit::Utf16, edit: Edit::Replace(text) })
+            }
+        };
+        self.change(change, Terms { expected: Expected::New, ..Terms::plain(origin) }).await
+    }
+
+    /// Lets the document take no changes any more, or takes that back. Answers with what it is at that moment.
+    ///
+    /// `since`: now, or `None` to thaw. One that is frozen already stays frozen since then. `root`: the text that is
+    /// answered.
+    ///
+    /// # Errors
+    /// `NotFound`, `Unavailable`, `Damaged`.
+    pub async fn set_frozen(&self, since: Option<Timestamp>, root: &str) -> Result<Frozen, DocumentError> {
+        let root = root.to_owned();
+        self.ask(|reply| Command::Freeze(Box::new(FreezeRequest { since, root, reply }))).await?
     }
 
     /// Makes the root text `root` read `text`, by the smallest edit that leads there.
@@ -362,6 +422,7 @@ impl Document {
     /// # Errors
     /// `NotFound`, `Unavailable`, `Damaged`.
     pub async fn state(&self, state_vector: Option<Bytes>) -> Result<State, DocumentError> {
+        let state_vector = state_vector.map(Box::new);
         self.ask(|reply| Command::State { state_vector, reply }).await?
     }
 
@@ -394,24 +455,27 @@ impl Document {
     /// Rebuilds the document as it was, beside the one that lives.
     ///
     /// `number`: the Yjs client number that is written to it with, if anything is.
-    async fn replica_at(
+    pub(super) async fn replica_at(
         &self,
         at: Sequence,
         number: ClientNumber,
     ) -> Result<(Epoch, Replica), DocumentError> {
         const EVERYTHING: PageLimit = PageLimit { events_max: usize::MAX, bytes_max: usize::MAX };
-        let (_, head) = self.head().await?;
+        let (epoch, head) = self.head().await?;
         if at > head {
             return Err(DocumentError::NotFound);
         }
         let store = &self.0.store;
         let snapshot = store.snapshot_at(&self.0.id, at).await?;
         let after = snapshot.as_ref().map_or(Sequence::ZERO, |snapshot| snapshot.sequence);
-        let page = store.log(&self.0.id, after, EVERYTHING).await?.ok_or(DocumentError::NotFound)?;
-        let epoch = page.epoch;
+        let events = if after == at {
+            // A version's snapshot stays when the log around it is gone.
+            Vec::new()
+        } else {
+            store.log(&self.0.id, after, EVERYTHING).await?.ok_or(DocumentError::NotFound)?.events
+        };
         let build = move || {
-            let updates =
-                page.events.iter().filter(|event| event.sequence <= at).map(|event| &event.update[..]);
+            let updates = events.iter().filter(|event| event.sequence <= at).map(|event| &event.update[..]);
             Replica::open(number, snapshot.as_ref().map(|snapshot| &snapshot.update[..]), updates)
         };
         let interrupted = |_| DocumentError::Unavailable { reason: "rebuilding was interrupted".into() };
@@ -458,7 +522,7 @@ impl Document {
     /// # Errors
     /// `NotFound`, `Unavailable`, `Damaged`.
     pub async fn text(&self, root: &str) -> Result<(Epoch, Sequence, String), DocumentError> {
-        let root = root.to_owned();
+        let root = Box::from(root);
         self.ask(|reply| Command::Text { root, reply }).await?
     }
 
@@ -567,6 +631,12 @@ impl Document {
     /// Tells every stream that the server is stopping: it is the last that they are sent.
     pub fn end_streams(&self) {
         self.0.shared.tell(Told::Closed(Closing::ShuttingDown));
+    }
+
+    /// Forgets what is known of the document: the store has got another one under its name.
+    pub async fn reload(&self) {
+        // An error means that the task has ended, and knows nothing any more.
+        let _ = self.0.inbox.send(Command::Unload).await;
     }
 
     /// Drops the replica from memory; the next question loads it again. Streams stay.

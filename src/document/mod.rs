@@ -8,6 +8,7 @@ pub mod admission;
 pub mod authors;
 pub mod format;
 pub mod handle;
+pub mod history;
 pub mod lib0;
 pub mod presence;
 pub mod subscription;
@@ -16,12 +17,23 @@ pub mod text;
 mod actor;
 mod replica;
 
+use crate::store::Archive;
+
 /// Whether the bytes are a state vector that a Yjs client can have written.
 ///
 /// # Errors
 /// Where they are not, and why.
 pub fn check_state_vector(bytes: &[u8]) -> Result<(), format::FormatError> {
     format::read_state_vector(bytes).map(drop)
+}
+
+/// Whether an archived document is one: its snapshots and its log are read, and they lead to the same state.
+///
+/// # Errors
+/// Says what does not fit.
+pub fn check_archive(archive: &Archive) -> Result<(), String> {
+    let open = || replica::Replica::check_archive(archive);
+    std::panic::catch_unwind(open).unwrap_or_else(|_panic| Err("its updates cannot be merged".into()))
 }
 
 #[cfg(test)]

@@ -17,6 +17,8 @@ use yrs::updates::decoder::Decode;
 use yrs::{Doc, OffsetKind, Options, ReadTxn, StateVector, Transact, TransactionMut, Update};
 
 use crate::event::Origin;
+use crate::ids::Sequence;
+use crate::store::Archive;
 
 use super::admission::{CLIENTS_MAX, Known, Refusal};
 use super::format::{self, ClientNumber, DeleteSet, FormatError};
@@ -122,6 +124,40 @@ impl Replica {
     /// Whether a Yjs client of that number has written to the document.
     pub(super) fn has_written(&self, number: ClientNumber) -> bool {
         self.known.next_clock(number) > 0
+    }
+
+    /// Whether every snapshot of an archive loads, and leads with the log after it to one and the same state.
+    ///
+    /// # Errors
+    /// Says what does not.
+    pub(super) fn check_archive(archive: &Archive) -> Result<(), String> {
+        let oldest = archive.summary.oldest;
+        let after = |start: Sequence| {
+            let log = archive.log.iter().filter(move |event| event.sequence > start);
+            log.map(|event| &event.update[..])
+        };
+        let mut state_vectors = Vec::new();
+        if oldest == Sequence::ZERO.next() {
+            state_vectors.push(Self::open(0, None, after(Sequence::ZERO))?.state_vector());
+        }
+        for snapshot in &archive.snapshots {
+            let (sequence, update) = (snapshot.sequence, Some(&snapshot.update[..]));
+            // One that a version keeps may lie before what is left of the log.
+            let leads_to_head = sequence.next() >= oldest;
+            let replica = if leads_to_head {
+                Self::open(0, update, after(sequence))
+            } else {
+                Self::open(0, update, std::iter::empty())
+            };
+            let replica = replica.map_err(|error| format!("from its snapshot at {sequence}: {error}"))?;
+            if leads_to_head {
+                state_vectors.push(replica.state_vector());
+            }
+        }
+        if state_vectors.windows(2).any(|pair| pair[0] != pair[1]) {
+            return Err("its snapshots do not lead to the same state".into());
+        }
+        Ok(())
     }
 
     /// Carries out one change, whole or not at all.

@@ -22,6 +22,16 @@ pub enum ApiError {
     InvalidDocumentId { given: String, reason: String },
     #[error("`{given}` is no client id: {reason}")]
     InvalidClientId { given: String, reason: String },
+    #[error("`{given}` is no name of a version: {reason}")]
+    InvalidVersionName { given: String, reason: String },
+    #[error("the document has no version of that name")]
+    VersionNotFound,
+    #[error("the name `{name}` is given already, to sequence {sequence}; remove it first")]
+    VersionExists { name: String, sequence: Sequence },
+    #[error("a document may have {limit} versions at the most; remove one first")]
+    TooManyVersions { limit: usize },
+    #[error("{reason}")]
+    InvalidArchive { reason: String, imported: u64 },
     #[error("`{field}` is not base64 of the standard alphabet: {reason}")]
     InvalidBase64 { field: &'static str, reason: String },
     #[error("`{field}` is no Yjs state vector (encoding v1): {reason}")]
@@ -100,6 +110,23 @@ impl ApiError {
                 described(StatusCode::BAD_REQUEST, "invalid_document_id", vec![])
             }
             Self::InvalidClientId { .. } => described(StatusCode::BAD_REQUEST, "invalid_client_id", vec![]),
+            Self::InvalidVersionName { .. } => {
+                described(StatusCode::BAD_REQUEST, "invalid_version_name", vec![])
+            }
+            Self::VersionNotFound => described(StatusCode::NOT_FOUND, "not_found", vec![]),
+            Self::VersionExists { sequence, .. } => {
+                described(StatusCode::CONFLICT, "already_exists", vec![("seq", json!(sequence))])
+            }
+            Self::TooManyVersions { limit } => described(
+                StatusCode::UNPROCESSABLE_ENTITY,
+                "too_many_versions",
+                vec![("limit", json!(limit))],
+            ),
+            Self::InvalidArchive { imported, .. } => described(
+                StatusCode::UNPROCESSABLE_ENTITY,
+                "invalid_archive",
+                vec![("imported", json!(imported))],
+            ),
             Self::InvalidBase64 { .. } => described(StatusCode::BAD_REQUEST, "invalid_base64", vec![]),
             Self::InvalidStateVector { .. } => {
                 described(StatusCode::BAD_REQUEST, "invalid_state_vector", vec![])
@@ -173,6 +200,14 @@ fn describe_document(error: DocumentError, detail: String) -> Described {
         }
         DocumentError::KeyReused => {
             described(StatusCode::UNPROCESSABLE_ENTITY, "idempotency_key_reused", vec![])
+        }
+        DocumentError::Exists { epoch, sequence } => described(
+            StatusCode::CONFLICT,
+            "already_exists",
+            vec![("epoch", json!(epoch)), ("seq", json!(sequence))],
+        ),
+        DocumentError::Frozen { since } => {
+            described(StatusCode::LOCKED, "frozen", vec![("frozen_at", json!(since))])
         }
         DocumentError::Gone { oldest } => {
             described(StatusCode::GONE, "gone", vec![("oldest", json!(oldest))])

@@ -3,6 +3,7 @@
 //! Filters extract; plain functions decide. A rejection means "not my route", so what is wrong with
 //! a request is an `ApiError`, turned into an answer in one place.
 
+use std::ops::{Deref, DerefMut};
 use std::pin::Pin;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -15,7 +16,7 @@ use warp::filters::BoxedFilter;
 use warp::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use warp::{Filter, Rejection};
 
-use crate::ids::{ClientId, DocumentId, Epoch, Sequence};
+use crate::ids::{ClientId, DocumentId, Epoch, Sequence, VersionName};
 
 use super::encoding::{decode_base64, decode_base64_in_query};
 use super::error::ApiError;
@@ -30,13 +31,16 @@ pub const JSON: &str = "application/json";
 pub const OCTETS: &str = "application/octet-stream";
 /// What curl says of any body unless it is told otherwise.
 const FORM: &str = "application/x-www-form-urlencoded";
-const IDEMPOTENCY_KEY: &str = "idempotency-key";
+pub const IDEMPOTENCY_KEY: &str = "idempotency-key";
 const IDEMPOTENCY_KEY_BYTES_MAX: usize = 255;
 
 type BodyStream = Pin<Box<dyn Stream<Item = Result<Bytes, String>> + Send>>;
 
-/// A request, taken apart.
-pub struct Request {
+/// A request, taken apart. Behind a pointer, since it goes through many futures: each would have room for
+/// it, and what is larger than a kilobyte is slow to allocate.
+pub struct Request(Box<Parts>);
+
+pub struct Parts {
     pub method: Method,
     pub headers: HeaderMap,
     pub query: Query,
@@ -62,8 +66,23 @@ pub fn request() -> impl Filter<Extract = (Result<Request, ApiError>,), Error = 
             if path.as_str().len() + query.len() > URI_BYTES_MAX {
                 return Err(ApiError::UriTooLong { limit: URI_BYTES_MAX });
             }
-            Ok(Request { method, headers, query: Query::parse(&query), body: Mutex::new(own_body(body)) })
+            let (query, body) = (Query::parse(&query), Mutex::new(own_body(body)));
+            Ok(Request(Box::new(Parts { method, headers, query, body })))
         })
+}
+
+impl Deref for Request {
+    type Target = Parts;
+
+    fn deref(&self) -> &Parts {
+        &self.0
+    }
+}
+
+impl DerefMut for Request {
+    fn deref_mut(&mut self) -> &mut Parts {
+        &mut self.0
+    }
 }
 
 fn own_body<B: Buf, E: std::fmt::Display>(
@@ -117,6 +136,31 @@ impl Request {
         };
         let seconds = limit.time_max.as_secs();
         tokio::time::timeout(limit.time_max, read).await.map_err(|_| ApiError::BodyTooSlow { seconds })?
+    }
+
+    /// The next piece of a body of any length; `None` at its end.
+    ///
+    /// # Errors
+    /// `BodyTooSlow` if it takes longer than `time_max`, `BodyBroken`.
+    pub async fn next_piece(&mut self, time_max: Duration) -> Result<Option<Bytes>, ApiError> {
+        let body = self.body.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let seconds = time_max.as_secs();
+        let piece = tokio::time::timeout(time_max, body.next());
+        let piece = piece.await.map_err(|_| ApiError::BodyTooSlow { seconds })?;
+        piece.transpose().map_err(ApiError::BodyBroken)
+    }
+
+    /// A JSON object, or nothing at all, which stands for an empty one.
+    ///
+    /// # Errors
+    /// `UnsupportedMediaType`, `InvalidJson`, those of `body`.
+    pub async fn json_or_nothing<T: DeserializeOwned + Default>(
+        &mut self,
+        limit: BodyLimit,
+    ) -> Result<T, ApiError> {
+        self.expect_json_body()?;
+        let body = self.body("the body", limit).await?;
+        if body.iter().all(u8::is_ascii_whitespace) { Ok(T::default()) } else { parse_json(&body) }
     }
 
     /// Which of the two body types that carry an update this request has; JSON if it does not say.
@@ -355,6 +399,17 @@ pub fn parse_document_id(raw: &str) -> Result<DocumentId, ApiError> {
     })
 }
 
+/// `raw`: as it stands in a body.
+///
+/// # Errors
+/// `InvalidVersionName`.
+pub fn parse_version_name(raw: &str) -> Result<VersionName, ApiError> {
+    raw.parse().map_err(|error: crate::ids::InvalidVersionName| ApiError::InvalidVersionName {
+        given: shortened(raw),
+        reason: error.to_string(),
+    })
+}
+
 /// # Errors
 /// `InvalidClientId`.
 pub fn parse_client_id(raw: &str) -> Result<ClientId, ApiError> {
@@ -412,6 +467,13 @@ pub fn json(value: &impl Serialize) -> Response {
     let body =
         serde_json::to_vec(value).expect("answers are made of strings, numbers, lists and named fields");
     bytes_response(JSON, Bytes::from(body))
+}
+
+/// A JSON body under another status than 200.
+pub fn json_with(status: StatusCode, value: &impl Serialize) -> Response {
+    let mut response = json(value);
+    *response.status_mut() = status;
+    response
 }
 
 /// 200 with a body of the given type.

@@ -22,7 +22,8 @@ use super::route::{
 };
 use super::updates::expected_epoch;
 
-const ROOT: &str = "text";
+/// The root that is meant where none is named.
+pub const ROOT: &str = "text";
 /// Longest name of a root, in bytes.
 const ROOT_BYTES_MAX: usize = 255;
 const PLAIN_TEXT: &str = "text/plain; charset=utf-8";

@@ -17,6 +17,7 @@ mod presence;
 mod proxy;
 mod readme;
 mod real_input;
+mod resources;
 mod settings;
 mod sizes;
 mod state;
