@@ -175,7 +175,9 @@ impl Actor {
     }
 
     /// Runs until the last handle is gone.
-    pub(super) async fn run(mut self) {
+    ///
+    /// `self`: boxed, since an async function has room for what it is given twice.
+    pub(super) async fn run(mut self: Box<Self>) {
         let mut next = None;
         loop {
             let command = match next.take() {
@@ -587,7 +589,7 @@ impl Actor {
             None => match &self.whole {
                 Some(whole) => whole.clone(),
                 None => {
-                    let whole = replica.whole();
+                    let whole = without_spare_room(replica.whole());
                     self.whole = Some(whole.clone());
                     whole
                 }
@@ -752,7 +754,7 @@ impl Actor {
     }
 
     /// The last handle is gone: nothing waits and nobody listens.
-    async fn close(mut self) {
+    async fn close(mut self: Box<Self>) {
         // A short log makes the next opening quick.
         if self.tail.updates > 64 && self.compaction.is_none() {
             self.tail.updates = u64::MAX;
@@ -784,6 +786,12 @@ fn may_take_long(change: &Change, replica: &Replica) -> bool {
         Change::Rebased { update, .. } => update.len(),
     };
     bytes > INLINE_MERGE_BYTES_MAX || replica.encoded_bytes() > INLINE_EDIT_BYTES_MAX
+}
+
+/// yrs writes into a kilobyte at least; what is kept of a small document should be no larger than it.
+fn without_spare_room(encoded: Bytes) -> Bytes {
+    const SMALL: usize = 1 << 10;
+    if encoded.len() < SMALL { Bytes::copy_from_slice(&encoded) } else { encoded }
 }
 
 #[cfg(test)]

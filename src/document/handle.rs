@@ -287,7 +287,7 @@ impl Document {
         });
         let parts =
             Parts { store: store.clone(), settings, authors, shared: shared.clone(), tasks: tasks.clone() };
-        tasks.spawn(Actor::new(id.clone(), parts, commands).run());
+        tasks.spawn(Box::new(Actor::new(id.clone(), parts, commands)).run());
         Self(Arc::new(Inner { id, inbox, shared, store, started: Instant::now(), used: AtomicU64::new(0) }))
     }
 

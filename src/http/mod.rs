@@ -9,18 +9,21 @@ mod clone;
 mod detached;
 mod encoding;
 mod error;
+mod event_body;
 pub mod events;
 mod freeze;
 mod health;
 mod history;
 mod pages;
 mod presence;
+mod reader;
 mod route;
 mod sse;
 mod state;
 mod text;
 mod updates;
 mod versions;
+mod voice;
 
 use std::convert::Infallible;
 use std::time::Duration;
@@ -65,6 +68,7 @@ pub fn routes(
     let table: Vec<Route> = vec![
         updates::route(registry.clone(), limits),
         streams.route(),
+        streams.route_of_many(),
         presence::awareness(registry.clone(), limits),
         state::route(registry.clone(), limits),
         text::route(registry.clone(), limits, stopping.clone()),

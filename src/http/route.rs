@@ -210,6 +210,13 @@ impl Request {
         best_accepted(&accept.join(","), offered).ok_or(ApiError::NotAcceptable { offered: described })
     }
 
+    /// What a reader of a stream has seen already, in its own words; nonsense counts as absent, since an `EventSource`
+    /// would give up for good on a 400.
+    pub fn since(&self) -> Option<&str> {
+        let last_event_id = self.headers.get("last-event-id").map(|value| value.to_str().unwrap_or(""));
+        last_event_id.or_else(|| self.query.get("since"))
+    }
+
     /// Whether the caller's copy, by its `If-None-Match`, is the one with this tag.
     pub fn has_tag(&self, tag: &str) -> bool {
         self.headers.get_all(header::IF_NONE_MATCH).iter().filter_map(|value| value.to_str().ok()).any(
@@ -325,6 +332,11 @@ impl Query {
         self.0.iter().find(|(given, _)| given == name).map(|(_, value)| value.as_str())
     }
 
+    /// Every value of a parameter that may be given several times.
+    pub fn get_all(&self, name: &str) -> impl Iterator<Item = &str> {
+        self.0.iter().filter(move |(given, _)| given == name).map(|(_, value)| value.as_str())
+    }
+
     /// # Errors
     /// `InvalidClientId`.
     pub fn client_id(&self) -> Result<Option<ClientId>, ApiError> {
@@ -392,9 +404,16 @@ pub fn check_state_vector(bytes: Vec<u8>) -> Result<Bytes, ApiError> {
 /// # Errors
 /// `InvalidDocumentId`.
 pub fn parse_document_id(raw: &str) -> Result<DocumentId, ApiError> {
-    let decoded = decode_segment(raw);
-    decoded.parse().map_err(|error: crate::ids::InvalidId| ApiError::InvalidDocumentId {
-        given: shortened(&decoded),
+    parse_document_id_in_query(&decode_segment(raw))
+}
+
+/// `raw`: decoded.
+///
+/// # Errors
+/// `InvalidDocumentId`.
+pub fn parse_document_id_in_query(raw: &str) -> Result<DocumentId, ApiError> {
+    raw.parse().map_err(|error: crate::ids::InvalidId| ApiError::InvalidDocumentId {
+        given: shortened(raw),
         reason: error.to_string(),
     })
 }

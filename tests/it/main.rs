@@ -11,6 +11,7 @@ mod faults;
 mod hostile;
 mod kill;
 mod log;
+mod many_streams;
 mod names;
 mod operations;
 mod presence;
