@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::debug;
 
+use crate::document::authors::Authors;
 use crate::document::handle::{self, Document, DocumentError};
 use crate::ids::DocumentId;
 use crate::store::{Archive, Store, StoreError, Summary};
@@ -38,6 +39,7 @@ struct Inner {
     settings: Settings,
     store: Arc<dyn Store>,
     open: Mutex<HashMap<DocumentId, Document>>,
+    authors: Arc<Authors>,
     tasks: TaskTracker,
 }
 
@@ -49,7 +51,8 @@ impl Registry {
     /// Sweeps until `closing` is cancelled.
     pub fn start(settings: Settings, store: Arc<dyn Store>, closing: CancellationToken) -> Self {
         let tasks = TaskTracker::new();
-        let registry = Self(Arc::new(Inner { settings, store, open: Mutex::default(), tasks }));
+        let registry =
+            Self(Arc::new(Inner { settings, store, open: Mutex::default(), authors: Arc::default(), tasks }));
         let sweeping = registry.clone();
         registry.0.tasks.spawn(async move {
             let mut ticks = tokio::time::interval(SWEEP);
@@ -76,6 +79,7 @@ impl Registry {
             id.clone(),
             self.0.store.clone(),
             self.0.settings.document.clone(),
+            self.0.authors.clone(),
             &self.0.tasks,
         );
         open.insert(id.clone(), document.clone());

@@ -8,8 +8,7 @@ use warp::hyper::body::Bytes;
 
 use crate::document::handle::DocumentError;
 use crate::document::presence::Refused;
-
-use crate::ids::Sequence;
+use crate::ids::{Epoch, Sequence};
 
 use super::route::Response;
 
@@ -57,6 +56,10 @@ pub enum ApiError {
     BodyTooSlow { seconds: u64 },
     #[error("the body broke off: {0}")]
     BodyBroken(String),
+    #[error("the body is no UTF-8 from byte {valid_up_to} on")]
+    NotUtf8 { valid_up_to: usize },
+    #[error("the document has not got so far in time; it is at {seq}")]
+    NotReached { epoch: Option<Epoch>, seq: Sequence },
     #[error("{reason}")]
     Unavailable { reason: String },
     #[error(transparent)]
@@ -145,6 +148,12 @@ impl ApiError {
                 described(StatusCode::PAYLOAD_TOO_LARGE, "too_large", vec![("limit", json!(limit))])
             }
             Self::BodyTooSlow { .. } => described(StatusCode::REQUEST_TIMEOUT, "request_timeout", vec![]),
+            Self::NotUtf8 { .. } => described(StatusCode::BAD_REQUEST, "invalid_body", vec![]),
+            Self::NotReached { epoch, seq } => described(
+                StatusCode::PRECONDITION_FAILED,
+                "not_reached",
+                vec![("epoch", json!(epoch)), ("seq", json!(seq))],
+            ),
             Self::BodyBroken(_) => described(StatusCode::BAD_REQUEST, "invalid_body", vec![]),
             Self::Unavailable { .. } => described(StatusCode::SERVICE_UNAVAILABLE, "unavailable", vec![]),
             Self::Awareness(_) => described(StatusCode::UNPROCESSABLE_ENTITY, "invalid_update", vec![]),
@@ -192,6 +201,13 @@ fn describe_document(error: DocumentError, detail: String) -> Described {
         ),
         DocumentError::Frozen { since } => {
             described(StatusCode::LOCKED, "frozen", vec![("frozen_at", json!(since))])
+        }
+        DocumentError::WrongType { .. } => described(StatusCode::UNPROCESSABLE_ENTITY, "wrong_type", vec![]),
+        DocumentError::InvalidBase { .. } => {
+            described(StatusCode::UNPROCESSABLE_ENTITY, "invalid_base", vec![])
+        }
+        DocumentError::KeyReused => {
+            described(StatusCode::UNPROCESSABLE_ENTITY, "idempotency_key_reused", vec![])
         }
         DocumentError::Gone { oldest } => {
             described(StatusCode::GONE, "gone", vec![("oldest", json!(oldest))])

@@ -71,7 +71,7 @@ pub fn routes(
         streams.route_of_many(),
         presence::awareness(registry.clone(), limits),
         state::route(registry.clone(), limits),
-        text::route(registry.clone()),
+        text::route(registry.clone(), limits, stopping.clone()),
         presence::clients(registry.clone()),
         presence::awareness_of_client(registry.clone(), limits),
         freeze::freeze(registry.clone(), limits),

@@ -26,4 +26,6 @@ mod store_faults;
 mod stream;
 mod stream_start;
 mod support;
+mod text_edits;
+mod text_properties;
 mod updates;
