@@ -345,9 +345,7 @@ impl Actor {
         let head = self.life.map_or(Sequence::ZERO, |life| life.head);
         let pending = turn.events.last().map_or(head, |event| event.sequence);
         terms.expected.check(epoch, pending)?;
-        if let Some(base) = terms.base {
-            base.epoch.check(epoch, pending)?;
-        }
+        terms.base.map_or(Ok(()), |base| base.epoch.check(epoch, pending))?;
         if let Some(since) = self.frozen_at {
             return Err(DocumentError::Frozen { since });
         }
@@ -766,6 +764,12 @@ impl Actor {
     }
 }
 
+/// yrs writes into a kilobyte at least; what is kept of a small document should be no larger than it.
+fn without_spare_room(encoded: Bytes) -> Bytes {
+    const SMALL: usize = 1 << 10;
+    if encoded.len() < SMALL { Bytes::copy_from_slice(&encoded) } else { encoded }
+}
+
 /// Builds a replica that writes under the `remembered` number, or under one that nobody has written with.
 fn open(stored: &Stored, remembered: Option<ClientNumber>) -> Result<Replica, String> {
     let snapshot = stored.snapshot.as_ref().map(|snapshot| &snapshot.update[..]);
@@ -786,12 +790,6 @@ fn may_take_long(change: &Change, replica: &Replica) -> bool {
         Change::Rebased { update, .. } => update.len(),
     };
     bytes > INLINE_MERGE_BYTES_MAX || replica.encoded_bytes() > INLINE_EDIT_BYTES_MAX
-}
-
-/// yrs writes into a kilobyte at least; what is kept of a small document should be no larger than it.
-fn without_spare_room(encoded: Bytes) -> Bytes {
-    const SMALL: usize = 1 << 10;
-    if encoded.len() < SMALL { Bytes::copy_from_slice(&encoded) } else { encoded }
 }
 
 #[cfg(test)]

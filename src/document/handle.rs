@@ -318,7 +318,7 @@ impl Document {
         let change = match content {
             Content::Update(update) => Change::Update(update),
             Content::Text { root, text } => {
-                Change::Text(TextChange { root, unit: Unit::Utf16, edit: Edit::Replace(text) })
+                Change::Text(TextChange { root, unit: Unit::default(), edit: Edit::Replace(text) })
             }
         };
         self.change(change, Terms { expected: Expected::New, ..Terms::plain(origin) }).await

@@ -116,16 +116,6 @@ impl Replica {
         })
     }
 
-    /// The Yjs client number that its own edits are made under.
-    pub(super) fn number(&self) -> ClientNumber {
-        self.doc.client_id().get()
-    }
-
-    /// Whether a Yjs client of that number has written to the document.
-    pub(super) fn has_written(&self, number: ClientNumber) -> bool {
-        self.known.next_clock(number) > 0
-    }
-
     /// Whether every snapshot of an archive loads, and leads with the log after it to one and the same state.
     ///
     /// # Errors
@@ -158,6 +148,16 @@ impl Replica {
             return Err("its snapshots do not lead to the same state".into());
         }
         Ok(())
+    }
+
+    /// The Yjs client number that its own edits are made under.
+    pub(super) fn number(&self) -> ClientNumber {
+        self.doc.client_id().get()
+    }
+
+    /// Whether a Yjs client of that number has written to the document.
+    pub(super) fn has_written(&self, number: ClientNumber) -> bool {
+        self.known.next_clock(number) > 0
     }
 
     /// Carries out one change, whole or not at all.

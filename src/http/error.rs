@@ -194,13 +194,6 @@ fn describe_document(error: DocumentError, detail: String) -> Described {
         DocumentError::InvalidPosition { length, .. } => {
             described(StatusCode::UNPROCESSABLE_ENTITY, "invalid_position", vec![("length", json!(length))])
         }
-        DocumentError::WrongType { .. } => described(StatusCode::UNPROCESSABLE_ENTITY, "wrong_type", vec![]),
-        DocumentError::InvalidBase { .. } => {
-            described(StatusCode::UNPROCESSABLE_ENTITY, "invalid_base", vec![])
-        }
-        DocumentError::KeyReused => {
-            described(StatusCode::UNPROCESSABLE_ENTITY, "idempotency_key_reused", vec![])
-        }
         DocumentError::Exists { epoch, sequence } => described(
             StatusCode::CONFLICT,
             "already_exists",
@@ -208,6 +201,13 @@ fn describe_document(error: DocumentError, detail: String) -> Described {
         ),
         DocumentError::Frozen { since } => {
             described(StatusCode::LOCKED, "frozen", vec![("frozen_at", json!(since))])
+        }
+        DocumentError::WrongType { .. } => described(StatusCode::UNPROCESSABLE_ENTITY, "wrong_type", vec![]),
+        DocumentError::InvalidBase { .. } => {
+            described(StatusCode::UNPROCESSABLE_ENTITY, "invalid_base", vec![])
+        }
+        DocumentError::KeyReused => {
+            described(StatusCode::UNPROCESSABLE_ENTITY, "idempotency_key_reused", vec![])
         }
         DocumentError::Gone { oldest } => {
             described(StatusCode::GONE, "gone", vec![("oldest", json!(oldest))])

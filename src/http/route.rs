@@ -31,7 +31,7 @@ pub const JSON: &str = "application/json";
 pub const OCTETS: &str = "application/octet-stream";
 /// What curl says of any body unless it is told otherwise.
 const FORM: &str = "application/x-www-form-urlencoded";
-pub const IDEMPOTENCY_KEY: &str = "idempotency-key";
+const IDEMPOTENCY_KEY: &str = "idempotency-key";
 const IDEMPOTENCY_KEY_BYTES_MAX: usize = 255;
 
 type BodyStream = Pin<Box<dyn Stream<Item = Result<Bytes, String>> + Send>>;
