@@ -27,6 +27,7 @@ use crate::ids::{DocumentId, Epoch, Sequence};
 use crate::store::{PageLimit, Snapshot, Store, StoreError};
 
 use super::handle::{Change, DocumentError, Expected, Settings, Shared, Written};
+use super::json::Shown;
 use super::replica::{ChangeError, Changed, Replica};
 use super::subscription::{Closing, Known, Position, State, Subscription, Told};
 
@@ -47,6 +48,8 @@ const INLINE_LOAD_BYTES_MAX: u64 = 64 << 10;
 
 /// Updates up to this size are merged on the spot; larger ones could hold up other documents.
 const INLINE_MERGE_BYTES_MAX: usize = 1 << 10;
+/// Documents up to this size are read on the spot where all of their content is looked at.
+const INLINE_READ_BYTES_MAX: usize = 16 << 10;
 /// A merge that takes longer is given up. Genuine updates of the largest size take a tenth of a second.
 const MERGE_TIME_MAX: Duration = Duration::from_secs(3);
 
@@ -62,6 +65,10 @@ pub(super) enum Command {
     Text {
         root: String,
         reply: Reply<(Epoch, Sequence, String)>,
+    },
+    Json {
+        root: Option<String>,
+        reply: Reply<(Epoch, Sequence, Vec<Shown>)>,
     },
     Head {
         reply: Reply<(Epoch, Sequence)>,
@@ -195,6 +202,10 @@ impl Actor {
                 let text = self.text(&root).await;
                 let _ = reply.send(text);
             }
+            Command::Json { root, reply } => {
+                let json = self.json(root).await;
+                let _ = reply.send(json);
+            }
             Command::Head { reply } => {
                 let head = match self.load().await {
                     Ok(_) => self.written(),
@@ -268,8 +279,12 @@ impl Actor {
         let Some(mut replica) = self.replica.take() else {
             return Err(DocumentError::Unavailable { reason: "the document was not loaded".into() });
         };
-        let may_take_long =
-            matches!(&change, Change::Update(update) if update.len() > INLINE_MERGE_BYTES_MAX);
+        let may_take_long = match &change {
+            Change::Update(update) => update.len() > INLINE_MERGE_BYTES_MAX,
+            // It is counted out on a copy of its root.
+            Change::Patch(_) => replica.encoded_bytes() > INLINE_READ_BYTES_MAX,
+            Change::SetText { .. } | Change::InsertAt { .. } | Change::DeleteRange { .. } => false,
+        };
         let merging_origin = origin.clone();
         let merge = move || {
             let started = Instant::now();
@@ -489,6 +504,31 @@ impl Actor {
         let life = self.written()?;
         let replica = self.replica.as_ref().expect("loaded above");
         Ok((life.epoch, life.head, replica.text(root)))
+    }
+
+    /// What the roots hold. Read elsewhere if that may take long, as nothing else does anything with the replica then.
+    async fn json(&mut self, root: Option<String>) -> Result<(Epoch, Sequence, Vec<Shown>), DocumentError> {
+        self.load().await?;
+        let life = self.written()?;
+        let replica = self.replica.take().expect("loaded above");
+        let may_take_long = replica.encoded_bytes() > INLINE_READ_BYTES_MAX;
+        let read = move || {
+            let roots = catch_unwind(AssertUnwindSafe(|| replica.roots(root.as_deref())));
+            (replica, roots)
+        };
+        let (replica, roots) = if may_take_long {
+            let interrupted = |_| DocumentError::Unavailable { reason: "reading was interrupted".into() };
+            tokio::task::spawn_blocking(read).await.map_err(interrupted)?
+        } else {
+            read()
+        };
+        self.replica = Some(replica);
+        let Ok(roots) = roots else {
+            error!(document.id = %self.id, "reading document `{}` panicked; it is loaded again", self.id);
+            self.discard();
+            return Err(DocumentError::Unavailable { reason: "the content could not be read".into() });
+        };
+        Ok((life.epoch, life.head, roots))
     }
 
     /// One turn covers where the subscriber stands and what it gets from then on: nothing falls between.

@@ -16,6 +16,8 @@ use crate::ids::{ClientId, DocumentId, Epoch, Sequence};
 use crate::store::{PageLimit, Retention, Store, StoreError};
 
 use super::actor::{Actor, ChangeRequest, Command};
+use super::json::Shown;
+use super::json_patch::{Fault, JsonPatch};
 use super::presence::{Client, Connected, Presence, Refused};
 use super::replica::Replica;
 use super::subscription::{Broadcast, Closing, Known, State, Subscription, Told};
@@ -63,6 +65,11 @@ pub enum DocumentError {
     TooLarge { limit: usize, unit: &'static str },
     #[error("position {position} lies outside the text of {length} UTF-16 code units, or inside a character")]
     InvalidPosition { position: u32, length: u32 },
+    /// The root is of another type than the change is for.
+    #[error("{detail}")]
+    WrongRoot { detail: &'static str },
+    #[error("operation {index} of the patch does not fit: {fault}")]
+    Patch { index: usize, fault: Fault },
     #[error("that part of the log has been compacted away; it begins with {oldest}")]
     Gone { oldest: Sequence },
     /// Retry on a fresh open.
@@ -104,6 +111,8 @@ pub enum Change {
         position: u32,
         length: u32,
     },
+    /// Shared: it is handed from thread to thread.
+    Patch(Arc<JsonPatch>),
 }
 
 /// Which life of the document a change is meant for.
@@ -253,6 +262,19 @@ impl Document {
         self.change(change, origin, None, Expected::Any).await
     }
 
+    /// Carries out a JSON Patch on a root, in one transaction and as one update.
+    ///
+    /// # Errors
+    /// `WrongRoot`, `Patch`; any of `DocumentError`; nothing changed.
+    pub async fn patch_json(
+        &self,
+        patch: JsonPatch,
+        origin: Origin,
+        expected: Expected,
+    ) -> Result<Written, DocumentError> {
+        self.change(Change::Patch(Arc::new(patch)), origin, None, expected).await
+    }
+
     /// Carries out a change: merged, appended, durable, and only then answered and told to the others.
     async fn change(
         &self,
@@ -330,6 +352,32 @@ impl Document {
     pub async fn text(&self, root: &str) -> Result<(Epoch, Sequence, String), DocumentError> {
         let root = root.to_owned();
         self.ask(|reply| Command::Text { root, reply }).await?
+    }
+
+    /// What the roots hold, in the order of their names; or the one root, if there is such a one.
+    ///
+    /// # Errors
+    /// `NotFound`, `Unavailable`, `Damaged`.
+    pub async fn json(&self, root: Option<&str>) -> Result<(Epoch, Sequence, Vec<Shown>), DocumentError> {
+        let root = root.map(str::to_owned);
+        self.ask(|reply| Command::Json { root, reply }).await?
+    }
+
+    /// What the roots held at a sequence.
+    ///
+    /// # Errors
+    /// As `state_at`.
+    pub async fn json_at(
+        &self,
+        at: Sequence,
+        root: Option<&str>,
+    ) -> Result<(Epoch, Sequence, Vec<Shown>), DocumentError> {
+        let (epoch, replica) = self.replica_at(at).await?;
+        let root = root.map(str::to_owned);
+        let interrupted = |_| DocumentError::Unavailable { reason: "reading was interrupted".into() };
+        let read = move || replica.roots(root.as_deref());
+        let roots = tokio::task::spawn_blocking(read).await.map_err(interrupted)?;
+        Ok((epoch, at, roots))
     }
 
     /// The document's life and head.

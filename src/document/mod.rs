@@ -7,6 +7,8 @@
 pub mod admission;
 pub mod format;
 pub mod handle;
+pub mod json;
+pub mod json_patch;
 pub mod lib0;
 pub mod presence;
 pub mod subscription;

@@ -1,12 +1,15 @@
 //! Our copy of a document: the only file that speaks yrs.
 //!
 //! Pure: no clock, no IO. A change is read strictly (`format`), admitted (`admission`), and applied in a
-//! transaction that carries its origin.
+//! transaction that carries its origin. What its roots hold is read in `shape`, and patched in `patching`.
 //!
 //! Invariants:
 //! - nothing is parked: every state is that of a Yjs document that has everything it builds on;
 //! - garbage is not collected, so what clients hold on to stays where they point;
 //! - a replica that answered `Broken`, or panicked, is thrown away by its owner.
+
+mod patching;
+mod shape;
 
 use bytes::Bytes;
 use yrs::updates::decoder::Decode;
@@ -55,6 +58,7 @@ pub(super) struct Replica {
     known: Known,
     /// At the least what the whole state takes encoded: exact after an encoding, then counted up.
     encoded_bytes: usize,
+    formats: shape::Formats,
 }
 
 impl Replica {
@@ -68,7 +72,12 @@ impl Replica {
             ..Options::default()
         };
         options.should_load = false;
-        Self { doc: Doc::with_options(options), known: Known::default(), encoded_bytes: 0 }
+        Self {
+            doc: Doc::with_options(options),
+            known: Known::default(),
+            encoded_bytes: 0,
+            formats: Default::default(),
+        }
     }
 
     /// Rebuilds a document from a snapshot and the updates after it.
@@ -131,6 +140,7 @@ impl Replica {
                 check_position(&text, end)?;
                 self.splice(root, &Splice { position: *position, deleted: *length, inserted: "" }, origin)
             }
+            Change::Patch(patch) => self.patch(patch, origin, bytes_max, is_patient),
         }
     }
 
@@ -157,6 +167,7 @@ impl Replica {
             return Ok(false);
         }
         self.check_size(bytes.len(), bytes_max)?;
+        self.formats.note(&outline);
         let derived = if admission.block_count() <= PORTION_BLOCKS {
             self.integrate(bytes, origin)?
         } else {

@@ -8,6 +8,7 @@ mod encoding;
 mod error;
 pub mod events;
 mod health;
+mod json;
 mod pages;
 mod presence;
 mod route;
@@ -59,6 +60,7 @@ pub fn routes(
         presence::awareness(registry.clone(), limits),
         state::route(registry.clone(), limits),
         text::route(registry.clone()),
+        json::route(registry.clone(), limits),
         presence::clients(registry.clone()),
         presence::awareness_of_client(registry.clone(), limits),
         admin::document(registry.clone()),
