@@ -281,8 +281,8 @@ impl Actor {
         };
         let may_take_long = match &change {
             Change::Update(update) => update.len() > INLINE_MERGE_BYTES_MAX,
-            // It is counted out on a copy of its root.
-            Change::Patch(_) => replica.encoded_bytes() > INLINE_READ_BYTES_MAX,
+            // A patch is counted out on a copy of its root, and may say a lot in few bytes.
+            Change::Patch(_) => true,
             Change::SetText { .. } | Change::InsertAt { .. } | Change::DeleteRange { .. } => false,
         };
         let merging_origin = origin.clone();

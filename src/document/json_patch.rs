@@ -18,6 +18,10 @@ use super::lib0::ANY_NESTING_MAX;
 /// What one patch may put into a document, in bytes, about: copying what was copied doubles it every time.
 pub const ADDED_BYTES_MAX: usize = 8 << 20;
 
+/// What the ways to the places that are changed may take in memory: one place down a deep way costs little, and a
+/// hundred thousand of them a gigabyte.
+const WAYS_BYTES_MAX: usize = 64 << 20;
+
 /// What an empty root is to become. Nothing tells what it was meant for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Container {
@@ -53,7 +57,9 @@ pub enum Fault {
     WrongType(&'static str),
     #[error("types may be nested {NESTING_MAX} deep, and values that are stored whole {ANY_NESTING_MAX}")]
     TooDeep,
-    #[error("a patch may add {ADDED_BYTES_MAX} bytes")]
+    #[error(
+        "a patch may add {ADDED_BYTES_MAX} bytes, and change so many places as it takes to describe in 64 MiB"
+    )]
     TooLarge,
 }
 
@@ -146,6 +152,7 @@ pub(super) struct Plan {
     pub(super) steps: Vec<Step>,
     /// How much longer the document becomes, about.
     pub(super) added_bytes: usize,
+    ways_bytes: usize,
 }
 
 /// Counts a patch out on a copy of its root, a shared map or array.
@@ -300,7 +307,7 @@ impl Planner {
             _ => return Err(NO_CONTAINER),
         };
         if stored.is_none() {
-            self.plan.steps.push(step);
+            self.plan.push(step)?;
         }
         self.store_anew(parent, stored)?;
         Ok(taken)
@@ -362,6 +369,21 @@ impl Planner {
 }
 
 impl Plan {
+    fn push(&mut self, step: Step) -> Result<(), Fault> {
+        let (Step::Put { at, .. }
+        | Step::Insert { at, .. }
+        | Step::Unset { at, .. }
+        | Step::Delete { at, .. }
+        | Step::Splice { at, .. }) = &step;
+        let bytes = |token: &Token| match token {
+            Token::Key(key) => size_of::<Token>() + key.len(),
+            Token::Index(_) => size_of::<Token>(),
+        };
+        self.ways_bytes += at.iter().map(bytes).sum::<usize>();
+        self.steps.push(step);
+        if self.ways_bytes > WAYS_BYTES_MAX { Err(Fault::TooLarge) } else { Ok(()) }
+    }
+
     fn count(&mut self, depth: usize, value: &Node) -> Result<(), Fault> {
         if depth + value.type_height() > usize::from(NESTING_MAX) {
             return Err(Fault::TooDeep);
@@ -372,14 +394,12 @@ impl Plan {
 
     fn put(&mut self, at: Vec<Token>, token: Token, value: &Node) -> Result<(), Fault> {
         self.count(at.len(), value)?;
-        self.steps.push(Step::Put { at, token, value: value.clone() });
-        Ok(())
+        self.push(Step::Put { at, token, value: value.clone() })
     }
 
     fn insert(&mut self, at: Vec<Token>, index: u32, values: Vec<Node>) -> Result<(), Fault> {
         values.iter().try_for_each(|value| self.count(at.len(), value))?;
-        self.steps.push(Step::Insert { at, index, values });
-        Ok(())
+        self.push(Step::Insert { at, index, values })
     }
 
     /// Makes `old` show what `new` does, and keeps of it what it can. `path` leads to it, through types only.
@@ -392,7 +412,7 @@ impl Plan {
                     entries.keys().filter(|key| !new.contains_key(*key)).cloned().collect();
                 for key in gone {
                     entries.remove(&key);
-                    self.steps.push(Step::Unset { at: path.clone(), key });
+                    self.push(Step::Unset { at: path.clone(), key })?;
                 }
                 for (key, value) in new {
                     if let Some(old) = entries.get_mut(&key) {
@@ -412,7 +432,7 @@ impl Plan {
             (Node::Text(passage), Node::Scalar(yrs::Any::String(text))) => {
                 for splice in passage.replace(&text) {
                     self.added_bytes += splice.inserted.len();
-                    self.steps.push(Step::Splice { at: path.clone(), splice });
+                    self.push(Step::Splice { at: path.clone(), splice })?;
                 }
                 if self.added_bytes > ADDED_BYTES_MAX { Err(Fault::TooLarge) } else { Ok(()) }
             }
@@ -448,7 +468,7 @@ impl Plan {
         }
         if end > start {
             let (index, count) = (narrow(start), narrow(end - start));
-            self.steps.push(Step::Delete { at: path.clone(), index, count });
+            self.push(Step::Delete { at: path.clone(), index, count })?;
         }
         let inserted: Vec<Node> = new.drain(start..new_end).collect();
         if !inserted.is_empty() {

@@ -55,7 +55,7 @@ impl Replica {
     /// The root as it is, if it is one that a patch is for.
     fn patchable(&self, patch: &JsonPatch) -> Result<(Container, Node), DocumentError> {
         let transaction = self.doc.transact();
-        let reader = Reader { transaction: &transaction, formats: &self.formats, with_formats: true };
+        let reader = Reader::new(&transaction, &self.formats, true);
         let wrong = |detail| Err(DocumentError::WrongRoot { detail });
         let (container, content) = match reader.root(&patch.root) {
             None => {

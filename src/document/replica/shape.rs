@@ -10,6 +10,7 @@
 //!
 //! What is not read for one of these reasons is shown as null, or without its formats.
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, HashSet};
 use std::fmt::Write;
 
@@ -19,11 +20,13 @@ use yrs::types::text::YChange;
 use yrs::{Any, Array, ArrayRef, GetString, Map, MapRef, Out, ReadTxn, Text, TextRef, Transact};
 
 use super::super::format::Outline;
-use super::super::json::{Kind, Node, Passage, Piece, Run, Shown, any_to_json, utf16_length};
+use super::super::json::{Kind, Node, Passage, Piece, Run, Shown, any_to_json, scalar_bytes, utf16_length};
 use super::Replica;
 
 /// How many formats may at worst be copied when a text is read piece by piece.
 const FORMAT_COPIES_MAX: usize = 4_000_000;
+/// How many bytes the formats in XML may take: each piece of a text is written between the tags of all that are open.
+const TAGS_BYTES_MAX: usize = 16 << 20;
 /// Names of formats that are told apart. Editors have some twenty; those that name each comment, thousands.
 const FORMAT_NAMES_MAX: usize = 10_000;
 
@@ -69,7 +72,7 @@ impl Replica {
             None => transaction.root_refs().map(|(name, _)| name.to_owned()).collect(),
         };
         names.sort_unstable();
-        let reader = Reader { transaction: &transaction, formats: &self.formats, with_formats: false };
+        let reader = Reader::new(&transaction, &self.formats, false);
         let shown = names.into_iter().filter_map(|name| {
             let Root { kind, content, rest } = reader.root(&name)?;
             Some(Shown { name, kind, value: content.into_json(), rest: rest.map(Node::into_json) })
@@ -81,10 +84,18 @@ impl Replica {
 /// Reads content within one transaction. Recurses as deep as types nest (`admission::NESTING_MAX`), and then as values
 /// do: that takes a small part of a stack of 2 MiB.
 pub(super) struct Reader<'a, T> {
-    pub(super) transaction: &'a T,
-    pub(super) formats: &'a Formats,
+    transaction: &'a T,
+    formats: &'a Formats,
     /// Whether texts are read to be edited: with their formats and embeds.
-    pub(super) with_formats: bool,
+    with_formats: bool,
+    /// What is left of `TAGS_BYTES_MAX`.
+    tags_bytes: Cell<usize>,
+}
+
+impl<'a, T: ReadTxn> Reader<'a, T> {
+    pub(super) fn new(transaction: &'a T, formats: &'a Formats, with_formats: bool) -> Self {
+        Self { transaction, formats, with_formats, tags_bytes: Cell::new(TAGS_BYTES_MAX) }
+    }
 }
 
 impl<T: ReadTxn> Reader<'_, T> {
@@ -272,8 +283,13 @@ impl<T: ReadTxn> Reader<'_, T> {
         let others = text.len(self.transaction).saturating_sub(utf16_length(&string)) as usize;
         let Some(pieces) = self.pieces(&text, others) else { return xml.push_str(&string) };
         for (value, attributes) in pieces {
-            let attributes: BTreeMap<_, _> =
+            let mut attributes: BTreeMap<_, _> =
                 attributes.iter().flat_map(|attributes| attributes.iter()).collect();
+            let tags = attributes.iter().map(|(name, value)| 2 * name.len() + 5 + scalar_bytes(value));
+            match self.tags_bytes.get().checked_sub(tags.sum()) {
+                Some(left) => self.tags_bytes.set(left),
+                None => attributes.clear(),
+            }
             for (name, value) in &attributes {
                 xml.push('<');
                 xml.push_str(name);
