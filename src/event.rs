@@ -56,6 +56,16 @@ impl From<SystemTime> for Timestamp {
     }
 }
 
+impl std::str::FromStr for Timestamp {
+    type Err = ();
+
+    /// Takes RFC 3339.
+    fn from_str(text: &str) -> Result<Self, ()> {
+        let time: jiff::Timestamp = text.parse().map_err(|_| ())?;
+        Ok(Self::from_milliseconds(time.as_millisecond()))
+    }
+}
+
 impl fmt::Display for Timestamp {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let time = jiff::Timestamp::from_millisecond(self.0)

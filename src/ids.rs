@@ -64,6 +64,40 @@ macro_rules! name {
 name!(DocumentId, DOCUMENT_ID_BYTES_MAX);
 name!(ClientId, CLIENT_ID_BYTES_MAX);
 
+/// Longest name of a version, in characters.
+pub const VERSION_NAME_CHARACTERS_MAX: usize = 100;
+
+/// Why a text is no name of a version.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "a version's name is 1 to {VERSION_NAME_CHARACTERS_MAX} characters, none of them a control character, without white \
+     space at its ends"
+)]
+pub struct InvalidVersionName;
+
+/// Names a point of a document's history, in the words of whoever named it. Cheap to clone.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[serde(transparent)]
+pub struct VersionName(Arc<str>);
+
+impl FromStr for VersionName {
+    type Err = InvalidVersionName;
+
+    fn from_str(raw: &str) -> Result<Self, InvalidVersionName> {
+        let length = raw.chars().count();
+        let valid = (1..=VERSION_NAME_CHARACTERS_MAX).contains(&length)
+            && raw.trim() == raw
+            && !raw.chars().any(char::is_control);
+        if valid { Ok(Self(raw.into())) } else { Err(InvalidVersionName) }
+    }
+}
+
+impl VersionName {
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
 /// Names one life of a document: drawn when it is first written.
 ///
 /// Eight characters of `a-z0-9`, 41 bits: only the lives of one document must differ.

@@ -13,6 +13,7 @@
 //! - a refused change leaves no trace in memory, in the log, or on a stream;
 //! - imports point down: `server` → `http` → `registry` → `document` → `store` → `event`, `ids`.
 
+pub mod archive;
 pub mod document;
 pub mod event;
 pub mod http;
@@ -22,3 +23,4 @@ pub mod server;
 pub mod settings;
 pub mod store;
 pub mod telemetry;
+pub mod transfer;

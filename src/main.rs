@@ -1,11 +1,15 @@
-//! Reads the settings, binds, and runs the server until it is told to stop.
+//! Reads the settings and runs the server until it is told to stop, or does what a command says.
 
-use std::path::PathBuf;
+use std::fs::File;
+use std::io::{BufReader, BufWriter};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{Parser, Subcommand};
+use promptgrimoire::ids::DocumentId;
 use promptgrimoire::settings::Settings;
-use promptgrimoire::{server, telemetry};
+use promptgrimoire::transfer::Selection;
+use promptgrimoire::{server, telemetry, transfer};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
@@ -19,8 +23,33 @@ const EXIT_FAILED: u8 = 1;
 #[command(version)]
 struct Arguments {
     /// The settings file; settings.toml, if there is one, when left out.
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, global = true, value_name = "FILE")]
     config: Option<PathBuf>,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+/// What to do instead of serving.
+#[derive(Subcommand)]
+enum Command {
+    /// Writes documents with all their history as JSON lines. The server must not be running: it has /export.
+    Export {
+        /// Only this document.
+        #[arg(long, value_name = "ID", conflicts_with = "prefix")]
+        document: Option<DocumentId>,
+        /// Only documents whose id begins so.
+        #[arg(long, default_value = "")]
+        prefix: String,
+        /// Where to; standard output when left out.
+        #[arg(long, value_name = "FILE")]
+        output: Option<PathBuf>,
+    },
+    /// Reads what `export` wrote. Documents that exist are left as they are. A running server has /import.
+    Import {
+        /// Where from; standard input when left out.
+        #[arg(value_name = "FILE")]
+        input: Option<PathBuf>,
+    },
 }
 
 fn main() -> ExitCode {
@@ -38,7 +67,11 @@ fn main() -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return fail(EXIT_FAILED, &error),
     };
-    match runtime.block_on(serve(settings)) {
+    let done = match arguments.command {
+        None => runtime.block_on(serve(settings)),
+        Some(command) => runtime.block_on(transfer(&settings, command)),
+    };
+    match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => fail(EXIT_FAILED, &*error),
     }
@@ -62,6 +95,47 @@ async fn serve(settings: Settings) -> Result<(), Box<dyn std::error::Error>> {
         result = running.as_mut() => Ok(result?),
         () = received(&mut signals) => Err("told twice to stop: ended at once".into()),
     }
+}
+
+async fn transfer(settings: &Settings, command: Command) -> Result<(), Box<dyn std::error::Error>> {
+    let (outcome, done) = match command {
+        Command::Export { document, prefix, output } => {
+            let selection = document.map_or(Selection::Prefix(prefix), Selection::One);
+            let outcome = match &output {
+                Some(path) => {
+                    let mut file = BufWriter::new(File::create(path).map_err(|error| at(path, &error))?);
+                    let outcome = transfer::export(settings, selection, &mut file).await?;
+                    file.into_inner().map_err(std::io::IntoInnerError::into_error)?.sync_all()?;
+                    outcome
+                }
+                None => transfer::export(settings, selection, &mut BufWriter::new(std::io::stdout())).await?,
+            };
+            (outcome, "exported")
+        }
+        Command::Import { input } => {
+            let outcome = match &input {
+                Some(path) => {
+                    let mut file = BufReader::new(File::open(path).map_err(|error| at(path, &error))?);
+                    transfer::import(settings, &mut file).await?
+                }
+                None => transfer::import(settings, &mut BufReader::new(std::io::stdin())).await?,
+            };
+            (outcome, "imported")
+        }
+    };
+    for (document, reason) in &outcome.left_out {
+        eprintln!("left out `{document}`: {reason}");
+    }
+    eprintln!("{done} {} documents", outcome.documents);
+    if outcome.left_out.is_empty() {
+        Ok(())
+    } else {
+        Err(format!("{} documents were left out", outcome.left_out.len()).into())
+    }
+}
+
+fn at(path: &Path, error: &std::io::Error) -> String {
+    format!("{}: {error}", path.display())
 }
 
 async fn received((terminate, interrupt): &mut (Signal, Signal)) {

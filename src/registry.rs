@@ -15,9 +15,10 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::debug;
 
+use crate::document::authors::Authors;
 use crate::document::handle::{self, Document, DocumentError};
 use crate::ids::DocumentId;
-use crate::store::{Store, StoreError, Summary};
+use crate::store::{Archive, Store, StoreError, Summary};
 
 /// How often presence ages and idle documents are looked for.
 const SWEEP: Duration = Duration::from_millis(500);
@@ -38,6 +39,7 @@ struct Inner {
     settings: Settings,
     store: Arc<dyn Store>,
     open: Mutex<HashMap<DocumentId, Document>>,
+    authors: Arc<Authors>,
     tasks: TaskTracker,
 }
 
@@ -49,7 +51,8 @@ impl Registry {
     /// Sweeps until `closing` is cancelled.
     pub fn start(settings: Settings, store: Arc<dyn Store>, closing: CancellationToken) -> Self {
         let tasks = TaskTracker::new();
-        let registry = Self(Arc::new(Inner { settings, store, open: Mutex::default(), tasks }));
+        let registry =
+            Self(Arc::new(Inner { settings, store, open: Mutex::default(), authors: Arc::default(), tasks }));
         let sweeping = registry.clone();
         registry.0.tasks.spawn(async move {
             let mut ticks = tokio::time::interval(SWEEP);
@@ -76,6 +79,7 @@ impl Registry {
             id.clone(),
             self.0.store.clone(),
             self.0.settings.document.clone(),
+            self.0.authors.clone(),
             &self.0.tasks,
         );
         open.insert(id.clone(), document.clone());
@@ -118,6 +122,32 @@ impl Registry {
         limit: usize,
     ) -> Result<Vec<Summary>, DocumentError> {
         Ok(self.0.store.list(prefix, after, limit).await?)
+    }
+
+    /// All that there is of a document: state, log, versions.
+    ///
+    /// # Errors
+    /// `NotFound`, `Unavailable`, `Damaged`.
+    pub async fn archive(&self, id: &DocumentId) -> Result<Archive, DocumentError> {
+        self.0.store.archive(id).await?.ok_or(DocumentError::NotFound)
+    }
+
+    /// Writes a document that was archived. `false`: there is one of that name, and nothing was written.
+    ///
+    /// # Errors
+    /// `Invalid` if its updates do not make up a document, `Unavailable`.
+    pub async fn unarchive(&self, archive: Archive) -> Result<bool, DocumentError> {
+        let checking =
+            tokio::task::spawn_blocking(move || crate::document::check_archive(&archive).map(|()| archive));
+        let interrupted = |_| DocumentError::Unavailable { reason: "checking was interrupted".into() };
+        let archive =
+            checking.await.map_err(interrupted)?.map_err(|reason| DocumentError::Invalid { reason })?;
+        let id = archive.summary.document.clone();
+        let written = self.0.store.unarchive(archive).await?;
+        if let Some(document) = self.find_open(&id).filter(|_| written) {
+            document.reload().await;
+        }
+        Ok(written)
     }
 
     /// Whether the store takes writes now.

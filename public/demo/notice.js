@@ -4,7 +4,6 @@
  */
 import { newDocumentId } from './document-id.js'
 import { byId, copyButton, create } from './dom.js'
-import { insertion, newcomer } from './insertion.js'
 
 /** @type {Record<string, { title: string, text: string, reload: string, keepsText: boolean }>} */
 const ENDINGS = {
@@ -107,8 +106,8 @@ async function goOnElsewhere (button, text) {
   const id = newDocumentId()
   button.disabled = true
   try {
-    const answer = await fetch(`/docs/${id}/updates`, {
-      method: 'POST', headers: { 'Content-Type': 'application/json' }, body: JSON.stringify({ update: insertion(text, newcomer()) })
+    const answer = await fetch(`/docs/${id}/text`, {
+      method: 'PUT', headers: { 'Content-Type': 'text/plain' }, body: text
     })
     if (!answer.ok) throw new Error(`status ${answer.status}`)
     window.location.assign(`/conversation/${id}`)

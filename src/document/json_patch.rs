@@ -7,6 +7,8 @@
 //!
 //! <https://www.rfc-editor.org/rfc/rfc6902>
 
+use std::time::Instant;
+
 use json_patch::PatchOperation;
 use json_patch::jsonptr::Pointer;
 use serde_json::Value;
@@ -153,9 +155,13 @@ pub(super) struct Plan {
     /// How much longer the document becomes, about.
     pub(super) added_bytes: usize,
     ways_bytes: usize,
+    difference_until: Option<Instant>,
 }
 
 /// Counts a patch out on a copy of its root, a shared map or array.
+///
+/// `is_patient`: asked now and then whether it may go on. `difference_until`: how long the smallest edits of texts may
+/// be looked for.
 ///
 /// # Errors
 /// `Misfit`: nothing is to be done.
@@ -163,8 +169,9 @@ pub(super) fn plan(
     root: Node,
     operations: &[PatchOperation],
     is_patient: &dyn Fn() -> bool,
+    difference_until: Option<Instant>,
 ) -> Result<Plan, Misfit> {
-    let mut planner = Planner { root, plan: Plan::default() };
+    let mut planner = Planner { root, plan: Plan { difference_until, ..Plan::default() } };
     for (index, operation) in operations.iter().enumerate() {
         if !is_patient() {
             return Err(Misfit::TooCostly);
@@ -430,7 +437,7 @@ impl Plan {
                 self.turn_items_into(items, new, path)
             }
             (Node::Text(passage), Node::Scalar(yrs::Any::String(text))) => {
-                for splice in passage.replace(&text) {
+                for splice in passage.replace(&text, self.difference_until) {
                     self.added_bytes += splice.inserted.len();
                     self.push(Step::Splice { at: path.clone(), splice })?;
                 }

@@ -79,7 +79,8 @@ struct Streams {
 /// The clients and states of one document.
 #[derive(Debug, Default)]
 pub struct Presence {
-    clients: BTreeMap<ClientId, Streams>,
+    /// Boxed: with one client in it, as is usual, the map has room for eleven.
+    clients: BTreeMap<ClientId, Box<Streams>>,
     states: HashMap<u64, State>,
     /// Clocks of states that are gone, so that a repeat of an old message doesn't bring one back.
     departed: HashMap<u64, (u64, Instant)>,
@@ -94,9 +95,8 @@ impl Presence {
 
     /// Counts one more stream of a client. Returns the client if it is its first.
     pub fn register(&mut self, client: Client) -> Option<Client> {
-        let streams = self.clients.entry(client.client_id.clone()).or_insert_with(|| Streams {
-            connected: Connected { client: client.clone(), streams: 0 },
-            gone: None,
+        let streams = self.clients.entry(client.client_id.clone()).or_insert_with(|| {
+            Box::new(Streams { connected: Connected { client: client.clone(), streams: 0 }, gone: None })
         });
         streams.gone = None;
         streams.connected.streams += 1;
@@ -268,16 +268,16 @@ impl Presence {
         let departed = &mut self.departed;
         let states_max = self.states_max;
         self.states.retain(|number, state| {
-            let ended = match clients.get(&state.owner) {
-                Some(Streams { gone: None, .. }) => false,
-                Some(Streams { gone: Some(gone), .. }) => {
+            let ended = match clients.get(&state.owner).map(|streams| streams.gone) {
+                Some(None) => false,
+                Some(Some(gone)) => {
                     // A state renewed after the stream ended has the longer life of one without a stream.
                     let since = now.duration_since(state.renewed);
-                    let renewed_since = state.renewed > *gone;
+                    let renewed_since = state.renewed > gone;
                     if renewed_since {
                         since >= LIFE_WITHOUT_STREAM
                     } else {
-                        now.duration_since(*gone) >= GRACE
+                        now.duration_since(gone) >= GRACE
                     }
                 }
                 None => now.duration_since(state.renewed) >= LIFE_WITHOUT_STREAM,

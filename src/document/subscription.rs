@@ -31,6 +31,7 @@ pub enum Closing {
     ShuttingDown,
     Deleted,
     TooSlow,
+    Unavailable,
 }
 
 /// A message and its one rendering: whoever tells it first renders it, all others share the bytes.

@@ -1,17 +1,23 @@
 //! `/docs` and `/docs/{doc}`: documents as a list, one of them, and its end.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use warp::Filter;
 use warp::http::{Method, StatusCode};
 
-use crate::document::handle::DocumentError;
-use crate::event::Timestamp;
+use crate::document::handle::{Content, DocumentError};
+use crate::event::{Origin, Timestamp};
 use crate::ids::{DocumentId, Epoch, Sequence};
 use crate::registry::Registry;
 use crate::store::Summary;
 
+use super::Limits;
 use super::error::ApiError;
-use super::route::{JSON, Request, Response, Route, empty, json, parse_document_id, request, respond};
+use super::route::{
+    JSON, Request, Response, Route, empty, json, json_with, parse_base64, parse_client_id, parse_document_id,
+    parse_json, request, respond,
+};
+use super::text::ROOT;
+use super::updates::{Answer, JSON_ENVELOPE_BYTES, base64_bytes};
 
 const LIST_DEFAULT: u64 = 100;
 const LIST_MAX: u64 = 1000;
@@ -24,10 +30,10 @@ pub fn documents(registry: Registry) -> Route {
         .boxed()
 }
 
-pub fn document(registry: Registry) -> Route {
+pub fn document(registry: Registry, limits: Limits) -> Route {
     warp::path!("docs" / String)
         .and(request())
-        .then(move |id: String, request| one(id, request, registry.clone()))
+        .then(move |id: String, request| one(id, request, registry.clone(), limits))
         .map(respond)
         .boxed()
 }
@@ -40,6 +46,8 @@ struct Entry {
     bytes: u64,
     created_at: Timestamp,
     updated_at: Timestamp,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    frozen_at: Option<Timestamp>,
 }
 
 impl From<Summary> for Entry {
@@ -51,6 +59,7 @@ impl From<Summary> for Entry {
             bytes: summary.bytes,
             created_at: summary.created_at,
             updated_at: summary.updated_at,
+            frozen_at: summary.frozen_at,
         }
     }
 }
@@ -90,10 +99,12 @@ async fn one(
     id: String,
     request: Result<Request, ApiError>,
     registry: Registry,
+    limits: Limits,
 ) -> Result<Response, ApiError> {
-    let request = request?;
+    let mut request = request?;
     let id = parse_document_id(&id)?;
     match request.method {
+        Method::PUT => create(&id, &mut request, &registry, limits).await,
         Method::GET | Method::HEAD => {
             request.accepts(&[JSON], JSON)?;
             let entry = Entry::from(registry.summary(&id).await?);
@@ -107,6 +118,54 @@ async fn one(
                 Err(DocumentError::NotFound.into())
             }
         }
-        _ => Err(ApiError::MethodNotAllowed { allow: "DELETE, GET, HEAD" }),
+        _ => Err(ApiError::MethodNotAllowed { allow: "DELETE, GET, HEAD, PUT" }),
     }
+}
+
+/// What a new document begins with: one of the two.
+#[derive(Deserialize)]
+struct Beginning {
+    update: Option<String>,
+    text: Option<String>,
+    root: Option<String>,
+    client_id: Option<String>,
+}
+
+/// Writes a document that does not exist yet.
+async fn create(
+    id: &DocumentId,
+    request: &mut Request,
+    registry: &Registry,
+    limits: Limits,
+) -> Result<Response, ApiError> {
+    let octets = request.body_is_octets()?;
+    let bytes_max = if octets {
+        limits.document_bytes_max
+    } else {
+        base64_bytes(limits.document_bytes_max) + JSON_ENVELOPE_BYTES
+    };
+    let body = request.body("a document", limits.body(bytes_max)).await?;
+    let (content, client_id) = if octets {
+        (Content::Update(body), request.query.client_id()?)
+    } else {
+        let beginning: Beginning = parse_json(&body)?;
+        let client_id = beginning.client_id.as_deref().map(parse_client_id).transpose()?;
+        let content = match (beginning.update, beginning.text) {
+            (Some(update), None) => Content::Update(parse_base64("update", &update)?),
+            (None, Some(text)) => {
+                Content::Text { root: beginning.root.unwrap_or_else(|| ROOT.to_owned()), text }
+            }
+            _ => {
+                let reason = "either `update` or `text` says what the document begins with".into();
+                return Err(ApiError::InvalidJson { reason });
+            }
+        };
+        (content, client_id)
+    };
+    let written = registry.open(id).create(content, Origin::from(client_id)).await?;
+    if !written.changed {
+        let reason = "a document begins with its first update, and this content makes none".into();
+        return Err(DocumentError::Invalid { reason }.into());
+    }
+    Ok(json_with(StatusCode::CREATED, &Answer::from(written)))
 }

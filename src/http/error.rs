@@ -9,6 +9,7 @@ use warp::hyper::body::Bytes;
 use crate::document::handle::DocumentError;
 use crate::document::json_patch::{self, Fault};
 use crate::document::presence::Refused;
+use crate::ids::{Epoch, Sequence};
 
 use super::route::Response;
 
@@ -22,6 +23,16 @@ pub enum ApiError {
     InvalidDocumentId { given: String, reason: String },
     #[error("`{given}` is no client id: {reason}")]
     InvalidClientId { given: String, reason: String },
+    #[error("`{given}` is no name of a version: {reason}")]
+    InvalidVersionName { given: String, reason: String },
+    #[error("the document has no version of that name")]
+    VersionNotFound,
+    #[error("the name `{name}` is given already, to sequence {sequence}; remove it first")]
+    VersionExists { name: String, sequence: Sequence },
+    #[error("a document may have {limit} versions at the most; remove one first")]
+    TooManyVersions { limit: usize },
+    #[error("{reason}")]
+    InvalidArchive { reason: String, imported: u64 },
     #[error("`{field}` is not base64 of the standard alphabet: {reason}")]
     InvalidBase64 { field: &'static str, reason: String },
     #[error("`{field}` is no Yjs state vector (encoding v1): {reason}")]
@@ -46,6 +57,10 @@ pub enum ApiError {
     BodyTooSlow { seconds: u64 },
     #[error("the body broke off: {0}")]
     BodyBroken(String),
+    #[error("the body is no UTF-8 from byte {valid_up_to} on")]
+    NotUtf8 { valid_up_to: usize },
+    #[error("the document has not got so far in time; it is at {seq}")]
+    NotReached { epoch: Option<Epoch>, seq: Sequence },
     #[error(transparent)]
     InvalidPatch(#[from] json_patch::Malformed),
     #[error("{reason}")]
@@ -98,6 +113,23 @@ impl ApiError {
                 described(StatusCode::BAD_REQUEST, "invalid_document_id", vec![])
             }
             Self::InvalidClientId { .. } => described(StatusCode::BAD_REQUEST, "invalid_client_id", vec![]),
+            Self::InvalidVersionName { .. } => {
+                described(StatusCode::BAD_REQUEST, "invalid_version_name", vec![])
+            }
+            Self::VersionNotFound => described(StatusCode::NOT_FOUND, "not_found", vec![]),
+            Self::VersionExists { sequence, .. } => {
+                described(StatusCode::CONFLICT, "already_exists", vec![("seq", json!(sequence))])
+            }
+            Self::TooManyVersions { limit } => described(
+                StatusCode::UNPROCESSABLE_ENTITY,
+                "too_many_versions",
+                vec![("limit", json!(limit))],
+            ),
+            Self::InvalidArchive { imported, .. } => described(
+                StatusCode::UNPROCESSABLE_ENTITY,
+                "invalid_archive",
+                vec![("imported", json!(imported))],
+            ),
             Self::InvalidBase64 { .. } => described(StatusCode::BAD_REQUEST, "invalid_base64", vec![]),
             Self::InvalidStateVector { .. } => {
                 described(StatusCode::BAD_REQUEST, "invalid_state_vector", vec![])
@@ -119,6 +151,12 @@ impl ApiError {
                 described(StatusCode::PAYLOAD_TOO_LARGE, "too_large", vec![("limit", json!(limit))])
             }
             Self::BodyTooSlow { .. } => described(StatusCode::REQUEST_TIMEOUT, "request_timeout", vec![]),
+            Self::NotUtf8 { .. } => described(StatusCode::BAD_REQUEST, "invalid_body", vec![]),
+            Self::NotReached { epoch, seq } => described(
+                StatusCode::PRECONDITION_FAILED,
+                "not_reached",
+                vec![("epoch", json!(epoch)), ("seq", json!(seq))],
+            ),
             Self::BodyBroken(_) => described(StatusCode::BAD_REQUEST, "invalid_body", vec![]),
             Self::InvalidPatch(json_patch::Malformed { index, .. }) => {
                 described(StatusCode::UNPROCESSABLE_ENTITY, "invalid_patch", vec![("index", json!(index))])
@@ -175,6 +213,21 @@ fn describe_document(error: DocumentError, detail: String) -> Described {
                 }
             };
             described(status, code, vec![("index", json!(index))])
+        }
+        DocumentError::Exists { epoch, sequence } => described(
+            StatusCode::CONFLICT,
+            "already_exists",
+            vec![("epoch", json!(epoch)), ("seq", json!(sequence))],
+        ),
+        DocumentError::Frozen { since } => {
+            described(StatusCode::LOCKED, "frozen", vec![("frozen_at", json!(since))])
+        }
+        DocumentError::WrongType { .. } => described(StatusCode::UNPROCESSABLE_ENTITY, "wrong_type", vec![]),
+        DocumentError::InvalidBase { .. } => {
+            described(StatusCode::UNPROCESSABLE_ENTITY, "invalid_base", vec![])
+        }
+        DocumentError::KeyReused => {
+            described(StatusCode::UNPROCESSABLE_ENTITY, "idempotency_key_reused", vec![])
         }
         DocumentError::Gone { oldest } => {
             described(StatusCode::GONE, "gone", vec![("oldest", json!(oldest))])

@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 use warp::Filter;
 use warp::http::{Method, StatusCode, header};
 
-use crate::document::handle::DocumentError;
+use crate::document::handle::{DocumentError, Terms};
 use crate::document::json::{Kind, Shown};
 use crate::document::json_patch::{Container, JsonPatch};
 use crate::event::Origin;
@@ -18,6 +18,8 @@ use super::error::ApiError;
 use super::route::{
     JSON, Request, Response, Route, empty, json, parse_document_id, request, respond, set_header, tag,
 };
+use super::text::edits::once;
+use super::text::{ROOT_BYTES_MAX, parse_base};
 use super::updates::{Answer, expected_epoch};
 
 const JSON_PATCH: &str = "application/json-patch+json";
@@ -142,27 +144,30 @@ async fn patch(
 ) -> Result<Response, ApiError> {
     let id = parse_document_id(id)?;
     request.expect_body_of(&[JSON_PATCH, JSON], "application/json-patch+json or application/json")?;
-    let client_id = request.query.client_id()?;
-    let expected = expected_epoch(request.query.get("epoch"));
-    let container = match request.query.get("type") {
+    let query = &request.query;
+    let origin = Origin::from(query.client_id()?);
+    let expected = expected_epoch(query.get("epoch"));
+    let container = match query.get("type") {
         None => None,
         Some("map") => Some(Container::Map),
         Some("array") => Some(Container::Array),
         Some(_) => return Err(invalid("type", "map or array")),
     };
-    let Some(root) = request.query.get("root").map(str::to_owned) else {
-        return Err(invalid("root", "the name of the root that the patch is for"));
-    };
-    if request.query.get("base").is_some() {
-        // Better refused than made on another state than the caller means.
-        return Err(invalid("base", "left out: a JSON Patch is made on the document as it is"));
-    }
+    let is_name = |root: &&str| (1..=ROOT_BYTES_MAX).contains(&root.len());
+    let root =
+        query.get("root").filter(is_name).ok_or_else(|| invalid("root", "a name of 1 to 255 bytes"))?;
+    let root = root.to_owned();
+    let a_base = || invalid("base", "a sequence, or an epoch and a sequence with a dot between them");
+    let base = query.get("base").map(|raw| parse_base(raw).ok_or_else(a_base)).transpose()?;
+    let key = request.idempotency_key()?;
     let body = request.body("a patch", limits.body(limits.update_bytes_max)).await?;
     let operations: Vec<Value> = serde_json::from_slice(&body).map_err(|error| ApiError::InvalidJson {
         reason: format!("a list of operations is expected: {error}"),
     })?;
     let patch = JsonPatch::parse(root, container, operations)?;
-    let written = registry.open(&id).patch_json(patch, Origin::from(client_id), expected).await?;
+    let once = once(key, "PATCH json", &request, &body);
+    let terms = Terms { expected, base, once, ..Terms::plain(origin) };
+    let written = registry.open(&id).patch_json(patch, terms).await?;
     Ok(json(&Answer::from(written)))
 }
 

@@ -4,18 +4,27 @@
 //! `ApiError`; the one `recover` is left with addresses that no route knows.
 
 mod admin;
+mod archives;
+mod clone;
+mod detached;
 mod encoding;
 mod error;
+mod event_body;
 pub mod events;
+mod freeze;
 mod health;
+mod history;
 mod json;
 mod pages;
 mod presence;
+mod reader;
 mod route;
 mod sse;
 mod state;
 mod text;
 mod updates;
+mod versions;
+mod voice;
 
 use std::convert::Infallible;
 use std::time::Duration;
@@ -28,6 +37,8 @@ use warp::{Filter, Rejection};
 
 use crate::registry::Registry;
 
+pub use self::detached::detached;
+
 use self::error::ApiError;
 use self::events::Streams;
 use self::route::{BodyLimit, Response, Route};
@@ -36,6 +47,7 @@ use self::route::{BodyLimit, Response, Route};
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
     pub update_bytes_max: usize,
+    pub document_bytes_max: usize,
     pub awareness_bytes_max: usize,
     /// How long a body may take to arrive.
     pub body_time_max: Duration,
@@ -57,13 +69,23 @@ pub fn routes(
     let table: Vec<Route> = vec![
         updates::route(registry.clone(), limits),
         streams.route(),
+        streams.route_of_many(),
         presence::awareness(registry.clone(), limits),
         state::route(registry.clone(), limits),
-        text::route(registry.clone()),
+        text::route(registry.clone(), limits, stopping.clone()),
         json::route(registry.clone(), limits),
         presence::clients(registry.clone()),
         presence::awareness_of_client(registry.clone(), limits),
-        admin::document(registry.clone()),
+        freeze::freeze(registry.clone(), limits),
+        freeze::thaw(registry.clone(), limits),
+        versions::all(registry.clone(), limits),
+        versions::one(registry.clone()),
+        history::route(registry.clone()),
+        clone::route(registry.clone(), limits),
+        archives::export_one(registry.clone()),
+        archives::export(registry.clone()),
+        archives::import(registry.clone(), limits),
+        admin::document(registry.clone(), limits),
         admin::documents(registry.clone()),
         health::healthz(),
         health::readyz(registry, stopping),
@@ -75,8 +97,8 @@ pub fn routes(
     // Folded from the end: a route then stands behind those before it only, and the busiest come first.
     let all = table.into_iter().rev().reduce(|rest, route| route.or(rest).unify().boxed());
     let all = all.expect("the table is not empty");
-    let all = all.recover(not_found).unify().map(with_common_headers).boxed();
-    warp::method().and(all).map(without_body_for_head).boxed()
+    let all = all.recover(not_found).unify();
+    warp::method().and(all).map(without_body_for_head).map(with_common_headers).boxed()
 }
 
 async fn not_found(_rejection: Rejection) -> Result<Response, Infallible> {
@@ -96,6 +118,6 @@ fn without_body_for_head(method: Method, mut response: Response) -> Response {
 
 fn with_common_headers(mut response: Response) -> Response {
     let headers = response.headers_mut();
-    headers.insert("x-content-type-options", HeaderValue::from_static("nosniff"));
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     response
 }

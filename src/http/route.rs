@@ -3,6 +3,7 @@
 //! Filters extract; plain functions decide. A rejection means "not my route", so what is wrong with
 //! a request is an `ApiError`, turned into an answer in one place.
 
+use std::ops::{Deref, DerefMut};
 use std::pin::Pin;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -15,7 +16,7 @@ use warp::filters::BoxedFilter;
 use warp::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use warp::{Filter, Rejection};
 
-use crate::ids::{ClientId, DocumentId, Epoch, Sequence};
+use crate::ids::{ClientId, DocumentId, Epoch, Sequence, VersionName};
 
 use super::encoding::{decode_base64, decode_base64_in_query};
 use super::error::ApiError;
@@ -28,11 +29,18 @@ pub type Route = BoxedFilter<(Response,)>;
 const URI_BYTES_MAX: usize = 32 << 10;
 pub const JSON: &str = "application/json";
 pub const OCTETS: &str = "application/octet-stream";
+/// What curl says of any body unless it is told otherwise.
+const FORM: &str = "application/x-www-form-urlencoded";
+const IDEMPOTENCY_KEY: &str = "idempotency-key";
+const IDEMPOTENCY_KEY_BYTES_MAX: usize = 255;
 
 type BodyStream = Pin<Box<dyn Stream<Item = Result<Bytes, String>> + Send>>;
 
-/// A request, taken apart.
-pub struct Request {
+/// A request, taken apart. Behind a pointer, since it goes through many futures: each would have room for
+/// it, and what is larger than a kilobyte is slow to allocate.
+pub struct Request(Box<Parts>);
+
+pub struct Parts {
     pub method: Method,
     pub headers: HeaderMap,
     pub query: Query,
@@ -58,8 +66,23 @@ pub fn request() -> impl Filter<Extract = (Result<Request, ApiError>,), Error = 
             if path.as_str().len() + query.len() > URI_BYTES_MAX {
                 return Err(ApiError::UriTooLong { limit: URI_BYTES_MAX });
             }
-            Ok(Request { method, headers, query: Query::parse(&query), body: Mutex::new(own_body(body)) })
+            let (query, body) = (Query::parse(&query), Mutex::new(own_body(body)));
+            Ok(Request(Box::new(Parts { method, headers, query, body })))
         })
+}
+
+impl Deref for Request {
+    type Target = Parts;
+
+    fn deref(&self) -> &Parts {
+        &self.0
+    }
+}
+
+impl DerefMut for Request {
+    fn deref_mut(&mut self) -> &mut Parts {
+        &mut self.0
+    }
 }
 
 fn own_body<B: Buf, E: std::fmt::Display>(
@@ -113,6 +136,31 @@ impl Request {
         };
         let seconds = limit.time_max.as_secs();
         tokio::time::timeout(limit.time_max, read).await.map_err(|_| ApiError::BodyTooSlow { seconds })?
+    }
+
+    /// The next piece of a body of any length; `None` at its end.
+    ///
+    /// # Errors
+    /// `BodyTooSlow` if it takes longer than `time_max`, `BodyBroken`.
+    pub async fn next_piece(&mut self, time_max: Duration) -> Result<Option<Bytes>, ApiError> {
+        let body = self.body.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let seconds = time_max.as_secs();
+        let piece = tokio::time::timeout(time_max, body.next());
+        let piece = piece.await.map_err(|_| ApiError::BodyTooSlow { seconds })?;
+        piece.transpose().map_err(ApiError::BodyBroken)
+    }
+
+    /// A JSON object, or nothing at all, which stands for an empty one.
+    ///
+    /// # Errors
+    /// `UnsupportedMediaType`, `InvalidJson`, those of `body`.
+    pub async fn json_or_nothing<T: DeserializeOwned + Default>(
+        &mut self,
+        limit: BodyLimit,
+    ) -> Result<T, ApiError> {
+        self.expect_json_body()?;
+        let body = self.body("the body", limit).await?;
+        if body.iter().all(u8::is_ascii_whitespace) { Ok(T::default()) } else { parse_json(&body) }
     }
 
     /// Which of the two body types that carry an update this request has; JSON if it does not say.
@@ -173,6 +221,13 @@ impl Request {
         best_accepted(&accept.join(","), offered).ok_or(ApiError::NotAcceptable { offered: described })
     }
 
+    /// What a reader of a stream has seen already, in its own words; nonsense counts as absent, since an `EventSource`
+    /// would give up for good on a 400.
+    pub fn since(&self) -> Option<&str> {
+        let last_event_id = self.headers.get("last-event-id").map(|value| value.to_str().unwrap_or(""));
+        last_event_id.or_else(|| self.query.get("since"))
+    }
+
     /// Whether the caller's copy, by its `If-None-Match`, is the one with this tag.
     pub fn has_tag(&self, tag: &str) -> bool {
         self.headers.get_all(header::IF_NONE_MATCH).iter().filter_map(|value| value.to_str().ok()).any(
@@ -218,6 +273,46 @@ fn best_accepted(accept: &str, offered: &[&'static str]) -> Option<&'static str>
     best.map(|(media, _)| media)
 }
 
+impl Request {
+    /// # Errors
+    /// `UnsupportedMediaType` if the body says to be anything but text in UTF-8, bytes, or what curl calls every body.
+    pub fn expect_text_body(&self) -> Result<(), ApiError> {
+        let expected = "text/plain in UTF-8, or application/octet-stream";
+        let unsupported = Err(ApiError::UnsupportedMediaType { expected });
+        let Some(given) = self.content_type() else { return Ok(()) };
+        let given = given.to_ascii_lowercase();
+        if given != OCTETS && given != FORM && !given.starts_with("text/") {
+            return unsupported;
+        }
+        let charset = self.content_type_parameter("charset");
+        let is_utf8 = |charset: &str| ["utf-8", "utf8", "us-ascii"].contains(&charset);
+        if charset.is_none_or(|charset| is_utf8(&charset)) { Ok(()) } else { unsupported }
+    }
+
+    /// In lower case, without quotes.
+    fn content_type_parameter(&self, name: &str) -> Option<String> {
+        let value = self.headers.get(header::CONTENT_TYPE)?.to_str().ok()?.to_ascii_lowercase();
+        let parameters = value.split(';').skip(1).filter_map(|parameter| parameter.split_once('='));
+        let mut values = parameters.filter(|(given, _)| given.trim() == name).map(|(_, value)| value);
+        Some(values.next()?.trim().trim_matches('"').to_owned())
+    }
+
+    /// The name that the caller gave the request so that it is carried out only once.
+    ///
+    /// # Errors
+    /// `InvalidParameter`.
+    pub fn idempotency_key(&self) -> Result<Option<String>, ApiError> {
+        let Some(given) = self.headers.get(IDEMPOTENCY_KEY) else { return Ok(None) };
+        match given.to_str() {
+            Ok(key) if (1..=IDEMPOTENCY_KEY_BYTES_MAX).contains(&key.len()) => Ok(Some(key.to_owned())),
+            _ => Err(ApiError::InvalidParameter {
+                parameter: IDEMPOTENCY_KEY,
+                expected: format!("1 to {IDEMPOTENCY_KEY_BYTES_MAX} characters of ASCII"),
+            }),
+        }
+    }
+}
+
 /// The parameters of a query string.
 #[derive(Debug, Default)]
 pub struct Query(Vec<(String, String)>);
@@ -239,8 +334,18 @@ impl Query {
         Self(parameters)
     }
 
+    /// Names and values, in the order in which they were given.
+    pub fn pairs(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.0.iter().map(|(name, value)| (name.as_str(), value.as_str()))
+    }
+
     pub fn get(&self, name: &str) -> Option<&str> {
         self.0.iter().find(|(given, _)| given == name).map(|(_, value)| value.as_str())
+    }
+
+    /// Every value of a parameter that may be given several times.
+    pub fn get_all(&self, name: &str) -> impl Iterator<Item = &str> {
+        self.0.iter().filter(move |(given, _)| given == name).map(|(_, value)| value.as_str())
     }
 
     /// # Errors
@@ -310,9 +415,27 @@ pub fn check_state_vector(bytes: Vec<u8>) -> Result<Bytes, ApiError> {
 /// # Errors
 /// `InvalidDocumentId`.
 pub fn parse_document_id(raw: &str) -> Result<DocumentId, ApiError> {
-    let decoded = decode_segment(raw);
-    decoded.parse().map_err(|error: crate::ids::InvalidId| ApiError::InvalidDocumentId {
-        given: shortened(&decoded),
+    parse_document_id_in_query(&decode_segment(raw))
+}
+
+/// `raw`: decoded.
+///
+/// # Errors
+/// `InvalidDocumentId`.
+pub fn parse_document_id_in_query(raw: &str) -> Result<DocumentId, ApiError> {
+    raw.parse().map_err(|error: crate::ids::InvalidId| ApiError::InvalidDocumentId {
+        given: shortened(raw),
+        reason: error.to_string(),
+    })
+}
+
+/// `raw`: as it stands in a body.
+///
+/// # Errors
+/// `InvalidVersionName`.
+pub fn parse_version_name(raw: &str) -> Result<VersionName, ApiError> {
+    raw.parse().map_err(|error: crate::ids::InvalidVersionName| ApiError::InvalidVersionName {
+        given: shortened(raw),
         reason: error.to_string(),
     })
 }
@@ -374,6 +497,13 @@ pub fn json(value: &impl Serialize) -> Response {
     let body =
         serde_json::to_vec(value).expect("answers are made of strings, numbers, lists and named fields");
     bytes_response(JSON, Bytes::from(body))
+}
+
+/// A JSON body under another status than 200.
+pub fn json_with(status: StatusCode, value: &impl Serialize) -> Response {
+    let mut response = json(value);
+    *response.status_mut() = status;
+    response
 }
 
 /// 200 with a body of the given type.

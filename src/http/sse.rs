@@ -9,7 +9,7 @@ use std::fmt::Write;
 
 use bytes::Bytes;
 use serde::Serialize;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::document::presence::Client;
 use crate::document::subscription::{Closing, Position, Told};
@@ -91,13 +91,24 @@ struct Entry<'a> {
     streams: usize,
 }
 
-/// The last event of a stream that is ended on purpose.
-pub fn closed(closing: Closing) -> String {
-    let (code, detail) = match closing {
+/// A client as the list of clients has it.
+pub fn client(client: &Client, streams: usize) -> Value {
+    serde_json::to_value(Entry { client, streams }).expect("a client is made of strings and numbers")
+}
+
+/// The code and the detail that tell why a stream ends.
+pub fn closing(closing: Closing) -> (&'static str, &'static str) {
+    match closing {
         Closing::ShuttingDown => ("shutting_down", "the server is stopping; reconnect"),
         Closing::Deleted => ("deleted", "the document was deleted"),
         Closing::TooSlow => ("too_slow", "the stream could not take a byte for too long; reconnect"),
-    };
+        Closing::Unavailable => ("unavailable", "the document cannot be read now; try again later"),
+    }
+}
+
+/// The last event of a stream that is ended on purpose.
+pub fn closed(why: Closing) -> String {
+    let (code, detail) = closing(why);
     frame("closed", &json!({ "code": code, "detail": detail }))
 }
 
@@ -110,6 +121,12 @@ pub fn told(told: &Told) -> Bytes {
         Told::Left(client) => left(client),
         Told::Closed(closing) => closed(*closing),
     })
+}
+
+/// Any event.
+pub fn event(name: &'static str, id: Option<&str>, data: &Value) -> String {
+    let id = id.map_or_else(String::new, |id| format!("id: {id}\n"));
+    format!("event: {name}\n{id}data: {data}\n\n")
 }
 
 fn frame(name: &'static str, data: &impl Serialize) -> String {

@@ -6,13 +6,15 @@ mod connection;
 
 use std::io;
 use std::net::SocketAddr;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use hyper::server::conn::{http1, http2};
 use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use hyper_util::server::conn::auto;
+use hyper_util::server::graceful::GracefulConnection;
 use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
@@ -28,7 +30,7 @@ use crate::store::Store;
 use crate::store::memory::MemoryStore;
 use crate::store::sqlite::SqliteStore;
 
-use self::connection::{Connection, FirstRequest};
+use self::connection::{Connection, FirstRequest, Protocol};
 
 /// How many messages a reader may be behind before it is caught up from the log.
 const BROADCAST_MESSAGES: usize = 64;
@@ -107,7 +109,11 @@ pub async fn run(
     Ok(())
 }
 
-async fn open_store(settings: &Settings) -> Result<Arc<dyn Store>, StartError> {
+/// Opens the store that the settings name.
+///
+/// # Errors
+/// `Store`.
+pub async fn open_store(settings: &Settings) -> Result<Arc<dyn Store>, StartError> {
     match &settings.store.url {
         StoreUrl::Memory => Ok(Arc::new(MemoryStore::new())),
         StoreUrl::Sqlite(directory) => {
@@ -153,6 +159,7 @@ impl Parts {
         let streams = Streams::start(stream_settings, registry.clone(), stopping.clone());
         let request_limits = Limits {
             update_bytes_max: limits.max_update_bytes,
+            document_bytes_max: limits.max_document_bytes,
             awareness_bytes_max: limits.max_awareness_bytes,
             body_time_max: Duration::from_secs(limits.body_seconds),
         };
@@ -170,7 +177,7 @@ async fn accept(
 ) -> TaskTracker {
     let connections = TaskTracker::new();
     let open = Arc::new(AtomicUsize::new(0));
-    let server = Arc::new(http_server(settings));
+    let protocols = Arc::new(Protocols::new(settings));
     loop {
         let accepted = tokio::select! {
             biased;
@@ -194,7 +201,7 @@ async fn accept(
             debug!(%error, "could not set the options of a connection");
         }
         let serving = Serving {
-            server: server.clone(),
+            protocols: protocols.clone(),
             routes: parts.routes.clone(),
             first_request_within: Duration::from_secs(settings.limits.header_seconds),
             stopping: stopping.clone(),
@@ -208,25 +215,35 @@ async fn accept(
     connections
 }
 
-fn http_server(settings: &Settings) -> auto::Builder<TokioExecutor> {
-    let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder
-        .http1()
-        .timer(TokioTimer::new())
-        .header_read_timeout(Duration::from_secs(settings.limits.header_seconds))
-        // Not `pipeline_flush`: with it hyper buffers for a reader that takes nothing without a bound.
-        .max_buf_size(CONNECTION_BUFFER_BYTES);
-    builder
-        .http2()
-        .timer(TokioTimer::new())
-        .max_concurrent_streams(HTTP2_STREAMS_MAX)
-        .initial_stream_window_size(HTTP2_WINDOW_BYTES)
-        .max_send_buf_size(CONNECTION_BUFFER_BYTES)
-        // As much as HTTP/1.1 takes: the default is less than an address may have.
-        .max_header_list_size(HTTP2_HEADER_BYTES_MAX)
-        .keep_alive_interval(Duration::from_secs(settings.server.heartbeat_seconds.max(1) * 2))
-        .keep_alive_timeout(Duration::from_secs(settings.limits.stalled_seconds));
-    builder
+/// How connections are served, by what their clients speak.
+///
+/// Not hyper-util's builder for both: its connections, most of them streams that idle, have room for
+/// the larger of the two protocols.
+struct Protocols {
+    http1: http1::Builder,
+    http2: http2::Builder<TokioExecutor>,
+}
+
+impl Protocols {
+    fn new(settings: &Settings) -> Self {
+        let mut http1 = http1::Builder::new();
+        http1
+            .timer(TokioTimer::new())
+            .header_read_timeout(Duration::from_secs(settings.limits.header_seconds))
+            // Not `pipeline_flush`: with it hyper buffers for a reader that takes nothing without a bound.
+            .max_buf_size(CONNECTION_BUFFER_BYTES);
+        let mut http2 = http2::Builder::new(TokioExecutor::new());
+        http2
+            .timer(TokioTimer::new())
+            .max_concurrent_streams(HTTP2_STREAMS_MAX)
+            .initial_stream_window_size(HTTP2_WINDOW_BYTES)
+            .max_send_buf_size(CONNECTION_BUFFER_BYTES)
+            // As much as HTTP/1.1 takes: the default is less than an address may have.
+            .max_header_list_size(HTTP2_HEADER_BYTES_MAX)
+            .keep_alive_interval(Duration::from_secs(settings.server.heartbeat_seconds.max(1) * 2))
+            .keep_alive_timeout(Duration::from_secs(settings.limits.stalled_seconds));
+        Self { http1, http2 }
+    }
 }
 
 /// One of the connections that the server may have.
@@ -280,7 +297,7 @@ async fn refuse(stream: TcpStream, place: Place) {
 }
 
 struct Serving {
-    server: Arc<auto::Builder<TokioExecutor>>,
+    protocols: Arc<Protocols>,
     routes: warp::filters::BoxedFilter<(warp::reply::Response,)>,
     first_request_within: Duration,
     stopping: CancellationToken,
@@ -296,37 +313,67 @@ impl Serving {
     }
 
     /// Whether the connection came to its own end, so that it may be closed in good order.
-    async fn serve_until_done(&self, io: Connection, peer: SocketAddr) -> bool {
+    async fn serve_until_done(&self, mut io: Connection, peer: SocketAddr) -> bool {
+        // hyper gives up neither a peer that says nothing, nor half of HTTP/2's first words.
+        let late = tokio::time::Instant::now() + self.first_request_within;
+        let protocol = tokio::select! {
+            biased;
+            protocol = io.read_protocol() => protocol,
+            () = self.stopping.cancelled() => return false,
+            () = tokio::time::sleep_until(late) => return false,
+        };
         let first_request = FirstRequest::default();
         let seen = first_request.clone();
         let routes = TowerToHyperService::new(warp::service(self.routes.clone()));
         let service = service_fn(move |request| {
             seen.mark_seen();
-            routes.call(request)
+            routes.call(http::detached(request))
         });
-        let connection = self.server.serve_connection(TokioIo::new(io), service);
-        let mut connection = std::pin::pin!(connection);
-        let mut late = std::pin::pin!(tokio::time::sleep(self.first_request_within));
+        let ended = match protocol {
+            Ok(Protocol::Http1) => {
+                let connection = pin!(self.protocols.http1.serve_connection(TokioIo::new(io), service));
+                self.drive(connection, late, first_request).await
+            }
+            Ok(Protocol::Http2) => {
+                let connection = self.protocols.http2.serve_connection(TokioIo::new(io), service);
+                // Boxed: other connections should have no room for it.
+                self.drive(Box::pin(connection).as_mut(), late, first_request).await
+            }
+            Err(error) => {
+                debug!(%peer, %error, "a connection broke before it said anything");
+                return !self.stopping.is_cancelled();
+            }
+        };
+        if let Some(Err(error)) = &ended {
+            debug!(%peer, %error, "a connection ended in an error");
+        }
+        ended.is_some() && !self.stopping.is_cancelled()
+    }
+
+    /// Serves to the connection's own end; `None`: it was cut off.
+    async fn drive<C: GracefulConnection>(
+        &self,
+        mut connection: Pin<&mut C>,
+        late: tokio::time::Instant,
+        first_request: FirstRequest,
+    ) -> Option<Result<(), C::Error>> {
         let mut asked_to_stop = false;
         let mut waiting_for_first = true;
         loop {
             tokio::select! {
-                result = connection.as_mut() => {
-                    if let Err(error) = result {
-                        debug!(%peer, error = %error, "a connection ended in an error");
-                    }
-                    return !self.stopping.is_cancelled();
-                }
-                () = self.cut.cancelled() => return false,
+                // Nearly always it is the connection that has woken up.
+                biased;
+                ended = connection.as_mut() => return Some(ended),
                 () = self.stopping.cancelled(), if !asked_to_stop => {
                     asked_to_stop = true;
                     connection.as_mut().graceful_shutdown();
                 }
-                // Neither protocol gives up a peer that says nothing, or half of HTTP/2's first words.
-                () = late.as_mut(), if waiting_for_first => {
+                // A connection is cut off after it was asked to stop, never before.
+                () = self.cut.cancelled(), if asked_to_stop => return None,
+                () = tokio::time::sleep_until(late), if waiting_for_first => {
                     waiting_for_first = false;
                     if !first_request.was_seen() {
-                        return false;
+                        return None;
                     }
                 }
             }

@@ -5,7 +5,7 @@ use futures_util::future::join_all;
 
 use super::memory::MemoryStore;
 use super::sqlite::SqliteStore;
-use super::{PageLimit, Retention, Snapshot, Store, StoreError};
+use super::{Naming, PageLimit, Receipt, Retention, Snapshot, Store, StoreError, Version};
 use crate::event::{Event, Origin, Timestamp};
 use crate::ids::{DocumentId, Epoch, Sequence};
 
@@ -61,7 +61,19 @@ on_every_store! {
     documents_are_listed_in_order_by_prefix_and_page_by_page,
     many_documents_are_appended_to_at_once,
     of_two_appends_after_one_head_one_has_moved,
+    a_version_keeps_its_point_of_the_history_reachable,
+    a_name_is_given_once_and_can_be_taken_away,
+    a_document_has_so_many_versions_at_the_most,
+    a_freeze_is_noted_until_it_is_lifted,
+    an_archive_written_into_another_store_is_the_same_document,
+    an_archive_replaces_nothing,
+    what_is_noted_of_a_document_goes_with_it,
     a_closed_store_is_unavailable,
+    a_receipt_is_kept_with_the_events_that_it_tells_of,
+    a_receipt_is_kept_without_events_and_without_a_document,
+    a_receipt_belongs_to_one_document_user_and_key,
+    an_append_that_is_refused_leaves_no_receipt,
+    the_receipts_of_a_deleted_document_are_forgotten,
 }
 
 fn document(name: &str) -> DocumentId {
@@ -457,4 +469,165 @@ async fn a_closed_store_is_unavailable(store: &dyn Store) {
     unavailable(store.summary(&document).await.unwrap_err());
     unavailable(store.list("", None, 1).await.unwrap_err());
     unavailable(store.check_writable().await.unwrap_err());
+}
+
+fn version(name: &str, number: u64) -> Version {
+    let created_at = Timestamp::from_milliseconds(1_700_000_000_000);
+    Version { name: name.parse().expect("the tests use valid names"), sequence: sequence(number), created_at }
+}
+
+async fn a_version_keeps_its_point_of_the_history_reachable(store: &dyn Store) {
+    let document = written(store, "a", 1).await;
+    for number in 2..=20 {
+        store.append(&document, epoch(), vec![event(number)]).await.unwrap();
+    }
+    let added = store.add_version(&document, epoch(), version("draft", 7), snapshot(7), 10).await.unwrap();
+    assert_eq!(added, Naming::Added);
+    for number in [10, 12, 14, 16, 18, 20] {
+        store.compact(&document, epoch(), snapshot(number), keep_updates(1)).await.unwrap();
+    }
+    let gone = store.snapshot_at(&document, sequence(8)).await;
+    assert!(matches!(gone, Err(StoreError::Compacted { .. })), "{gone:?}");
+    assert_eq!(store.snapshot_at(&document, sequence(7)).await.unwrap(), Some(snapshot(7)));
+    assert_eq!(store.versions(&document).await.unwrap(), Some(vec![version("draft", 7)]));
+    assert_eq!(store.load(&document).await.unwrap().unwrap().snapshot, Some(snapshot(20)));
+
+    assert!(store.remove_version(&document, &version("draft", 7).name).await.unwrap());
+    store.append(&document, epoch(), vec![event(21)]).await.unwrap();
+    store.compact(&document, epoch(), snapshot(21), keep_updates(1)).await.unwrap();
+    let gone = store.snapshot_at(&document, sequence(7)).await;
+    assert!(matches!(gone, Err(StoreError::Compacted { .. })), "{gone:?}");
+}
+
+async fn a_name_is_given_once_and_can_be_taken_away(store: &dyn Store) {
+    let document = written(store, "a", 5).await;
+    let (first, second) = (version("draft", 3), version("draft", 5));
+    let add = async |version: &Version| {
+        let snapshot = snapshot(version.sequence.get());
+        store.add_version(&document, epoch(), version.clone(), snapshot, 10).await
+    };
+    assert_eq!(add(&first).await.unwrap(), Naming::Added);
+    assert_eq!(add(&second).await.unwrap(), Naming::Taken(first.clone()));
+    assert!(store.remove_version(&document, &first.name).await.unwrap());
+    assert!(!store.remove_version(&document, &first.name).await.unwrap());
+    assert_eq!(add(&second).await.unwrap(), Naming::Added);
+    assert_eq!(add(&version("early", 1)).await.unwrap(), Naming::Added);
+    assert_eq!(store.versions(&document).await.unwrap(), Some(vec![version("early", 1), second]));
+
+    assert!(matches!(add(&version("late", 6)).await, Err(StoreError::Moved { .. })));
+    let other_life = store.add_version(&document, Epoch::from_entropy(8), first, snapshot(3), 10).await;
+    assert!(matches!(other_life, Err(StoreError::Moved { .. })));
+    assert_eq!(store.versions(&self::document("b")).await.unwrap(), None);
+}
+
+async fn a_document_has_so_many_versions_at_the_most(store: &dyn Store) {
+    let document = written(store, "a", 5).await;
+    for number in 1..=3 {
+        let added = store
+            .add_version(&document, epoch(), version(&number.to_string(), number), snapshot(number), 2)
+            .await;
+        assert_eq!(added.unwrap(), if number <= 2 { Naming::Added } else { Naming::Full });
+    }
+}
+
+async fn a_freeze_is_noted_until_it_is_lifted(store: &dyn Store) {
+    let document = written(store, "a", 5).await;
+    let since = Some(Timestamp::from_milliseconds(1_700_000_000_000));
+    store.set_frozen(&document, epoch(), since).await.unwrap();
+    assert_eq!(store.load(&document).await.unwrap().unwrap().summary.frozen_at, since);
+    assert_eq!(store.list("", None, 10).await.unwrap()[0].frozen_at, since);
+    store.set_frozen(&document, epoch(), None).await.unwrap();
+    assert_eq!(store.summary(&document).await.unwrap().unwrap().frozen_at, None);
+    let other_life = store.set_frozen(&document, Epoch::from_entropy(8), since).await;
+    assert!(matches!(other_life, Err(StoreError::Moved { .. })));
+}
+
+async fn an_archive_written_into_another_store_is_the_same_document(store: &dyn Store) {
+    let other = MemoryStore::new();
+    let document = written(&other, "a", 20).await;
+    other.add_version(&document, epoch(), version("draft", 3), snapshot(3), 10).await.unwrap();
+    for number in [10, 12, 14, 16] {
+        other.compact(&document, epoch(), snapshot(number), keep_updates(5)).await.unwrap();
+    }
+    other.set_frozen(&document, epoch(), Some(Timestamp::from_milliseconds(9000))).await.unwrap();
+    let archive = other.archive(&document).await.unwrap().expect("it was written");
+    assert_eq!(archive.check(), Ok(()));
+
+    assert!(store.unarchive(archive.clone()).await.unwrap());
+    assert_eq!(store.archive(&document).await.unwrap(), Some(archive));
+    assert_eq!(store.load(&document).await.unwrap(), other.load(&document).await.unwrap());
+    store.append(&document, epoch(), vec![event(21)]).await.expect("its life goes on");
+    assert_eq!(store.archive(&self::document("b")).await.unwrap(), None);
+}
+
+async fn an_archive_replaces_nothing(store: &dyn Store) {
+    let document = written(store, "a", 5).await;
+    let mut archive = store.archive(&document).await.unwrap().expect("it was written");
+    archive.summary.epoch = Epoch::from_entropy(8);
+    assert!(!store.unarchive(archive).await.unwrap());
+    assert_eq!(store.summary(&document).await.unwrap().unwrap().epoch, epoch());
+}
+
+async fn what_is_noted_of_a_document_goes_with_it(store: &dyn Store) {
+    let document = written(store, "a", 5).await;
+    store.add_version(&document, epoch(), version("draft", 3), snapshot(3), 10).await.unwrap();
+    store.set_frozen(&document, epoch(), Some(Timestamp::from_milliseconds(9000))).await.unwrap();
+    assert!(store.delete(&document).await.unwrap());
+    let document = written(store, "a", 5).await;
+    assert_eq!(store.versions(&document).await.unwrap(), Some(Vec::new()));
+    assert_eq!(store.summary(&document).await.unwrap().unwrap().frozen_at, None);
+}
+
+fn receipt(key: &str) -> Receipt {
+    Receipt {
+        user: None,
+        key: key.into(),
+        digest: [7; 32],
+        answer: Bytes::from_static(b"an answer"),
+        time: Timestamp::from_milliseconds(1000),
+    }
+}
+
+async fn a_receipt_is_kept_with_the_events_that_it_tells_of(store: &dyn Store) {
+    let document = document("a");
+    store.record(&document, Some(epoch()), events(1..=2), vec![receipt("one")]).await.unwrap();
+    let later = Receipt { answer: Bytes::from_static(b"another"), ..receipt("two") };
+    store.record(&document, Some(epoch()), events(3..=3), vec![later.clone()]).await.unwrap();
+    assert_eq!(store.receipt(&document, None, "one").await.unwrap(), Some(receipt("one")));
+    assert_eq!(store.receipt(&document, None, "two").await.unwrap(), Some(later));
+    assert_eq!(store.summary(&document).await.unwrap().unwrap().head, sequence(3));
+}
+
+async fn a_receipt_is_kept_without_events_and_without_a_document(store: &dyn Store) {
+    let document = document("a");
+    store.record(&document, None, Vec::new(), vec![receipt("one")]).await.unwrap();
+    assert_eq!(store.receipt(&document, None, "one").await.unwrap(), Some(receipt("one")));
+    assert_eq!(store.summary(&document).await.unwrap(), None);
+    assert!(store.record(&document, None, events(1..=1), Vec::new()).await.is_err());
+    assert!(store.record(&document, Some(epoch()), Vec::new(), Vec::new()).await.is_err());
+}
+
+async fn a_receipt_belongs_to_one_document_user_and_key(store: &dyn Store) {
+    let (one, other) = (document("a"), document("b"));
+    let of_ada = Receipt { user: Some("ada".into()), digest: [8; 32], ..receipt("key") };
+    store.record(&one, Some(epoch()), events(1..=1), vec![receipt("key"), of_ada.clone()]).await.unwrap();
+    assert_eq!(store.receipt(&one, None, "key").await.unwrap(), Some(receipt("key")));
+    assert_eq!(store.receipt(&one, Some("ada"), "key").await.unwrap(), Some(of_ada));
+    assert_eq!(store.receipt(&one, Some(""), "key").await.unwrap(), None);
+    assert_eq!(store.receipt(&one, None, "Key").await.unwrap(), None);
+    assert_eq!(store.receipt(&other, None, "key").await.unwrap(), None);
+}
+
+async fn an_append_that_is_refused_leaves_no_receipt(store: &dyn Store) {
+    let document = written(store, "a", 1).await;
+    let refused = store.record(&document, Some(epoch()), events(3..=3), vec![receipt("one")]).await;
+    assert!(matches!(refused, Err(StoreError::Moved { .. })), "{refused:?}");
+    assert_eq!(store.receipt(&document, None, "one").await.unwrap(), None);
+}
+
+async fn the_receipts_of_a_deleted_document_are_forgotten(store: &dyn Store) {
+    let document = document("a");
+    store.record(&document, Some(epoch()), events(1..=1), vec![receipt("one")]).await.unwrap();
+    assert!(store.delete(&document).await.unwrap());
+    assert_eq!(store.receipt(&document, None, "one").await.unwrap(), None);
 }

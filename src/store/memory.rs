@@ -9,17 +9,26 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 use super::{
-    LogPage, PageLimit, Retention, Snapshot, Store, StoreError, Stored, Summary, check_dense, closed,
-    retention,
+    Archive, LogPage, Naming, PageLimit, Receipt, Retention, Snapshot, Store, StoreError, Stored, Summary,
+    Version, check_dense, closed, retention, without_epoch,
 };
 use crate::event::{Event, Timestamp};
-use crate::ids::{DocumentId, Epoch, Sequence};
+use crate::ids::{DocumentId, Epoch, Sequence, VersionName};
 
 /// A store that forgets everything when it is dropped.
 #[derive(Debug, Default)]
 pub struct MemoryStore {
     /// `None`: closed.
-    documents: Mutex<Option<BTreeMap<DocumentId, Document>>>,
+    contents: Mutex<Option<Contents>>,
+}
+
+#[derive(Debug, Default)]
+struct Contents {
+    documents: BTreeMap<DocumentId, Document>,
+    /// By document, user and key.
+    receipts: BTreeMap<(DocumentId, Option<String>, String), Receipt>,
+    /// The receipts that may be forgotten are looked for when there are more.
+    receipts_due: usize,
 }
 
 #[derive(Debug)]
@@ -30,11 +39,13 @@ struct Document {
     head: Sequence,
     created_at: Timestamp,
     updated_at: Timestamp,
+    frozen_at: Option<Timestamp>,
+    versions: BTreeMap<VersionName, Version>,
 }
 
 impl MemoryStore {
     pub fn new() -> Self {
-        Self { documents: Mutex::new(Some(BTreeMap::new())) }
+        Self { contents: Mutex::new(Some(Contents::default())) }
     }
 
     /// Runs `work` on the documents, or answers `Unavailable` once the store is closed.
@@ -42,12 +53,19 @@ impl MemoryStore {
         &self,
         work: impl FnOnce(&mut BTreeMap<DocumentId, Document>) -> Result<R, StoreError>,
     ) -> Result<R, StoreError> {
+        self.with_all(|contents| work(&mut contents.documents))
+    }
+
+    fn with_all<R>(
+        &self,
+        work: impl FnOnce(&mut Contents) -> Result<R, StoreError>,
+    ) -> Result<R, StoreError> {
         work(self.lock().as_mut().ok_or_else(closed)?)
     }
 
-    fn lock(&self) -> MutexGuard<'_, Option<BTreeMap<DocumentId, Document>>> {
+    fn lock(&self) -> MutexGuard<'_, Option<Contents>> {
         // Every change below is checked first and then cannot fail, so a panic leaves nothing half done.
-        self.documents.lock().unwrap_or_else(PoisonError::into_inner)
+        self.contents.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -67,7 +85,14 @@ impl Document {
             bytes: (log_bytes + snapshot_bytes) as u64,
             created_at: self.created_at,
             updated_at: self.updated_at,
+            frozen_at: self.frozen_at,
         }
+    }
+
+    fn sorted_versions(&self) -> Vec<Version> {
+        let mut versions: Vec<_> = self.versions.values().cloned().collect();
+        versions.sort_by_key(|version| version.sequence);
+        versions
     }
 
     /// The events after `after`, which lies in the log or right before it.
@@ -89,6 +114,54 @@ fn snapshot((sequence, update): (&Sequence, &Bytes)) -> Snapshot {
     Snapshot { sequence: *sequence, update: update.clone() }
 }
 
+impl Contents {
+    fn keep(&mut self, document: &DocumentId, receipt: Receipt) {
+        const RECEIPTS_MIN: usize = 1024;
+        if self.receipts.len() >= self.receipts_due.max(RECEIPTS_MIN) {
+            let forgotten_at = Receipt::forgotten_at(receipt.time);
+            self.receipts.retain(|_, kept| kept.time > forgotten_at);
+            self.receipts_due = 2 * self.receipts.len();
+        }
+        let name = (document.clone(), receipt.user.clone(), receipt.key.clone());
+        self.receipts.insert(name, receipt);
+    }
+}
+
+fn append(
+    documents: &mut BTreeMap<DocumentId, Document>,
+    document: &DocumentId,
+    epoch: Epoch,
+    events: Vec<Event>,
+) -> Result<(), StoreError> {
+    let (first, last) = check_dense(&events)?;
+    let ((first, created_at), (head, updated_at)) =
+        ((first.sequence, first.time), (last.sequence, last.time));
+    let moved = || StoreError::Moved { document: document.clone() };
+    if let Some(found) = documents.get_mut(document) {
+        if found.epoch != epoch || found.head.next() != first {
+            return Err(moved());
+        }
+        found.head = head;
+        found.updated_at = updated_at;
+        found.log.extend(events);
+    } else if first == Sequence::ZERO.next() {
+        let created = Document {
+            epoch,
+            snapshots: BTreeMap::new(),
+            head,
+            created_at,
+            updated_at,
+            frozen_at: None,
+            versions: BTreeMap::new(),
+            log: events.into(),
+        };
+        documents.insert(document.clone(), created);
+    } else {
+        return Err(moved());
+    }
+    Ok(())
+}
+
 #[async_trait]
 impl Store for MemoryStore {
     async fn load(&self, document: &DocumentId) -> Result<Option<Stored>, StoreError> {
@@ -102,39 +175,32 @@ impl Store for MemoryStore {
         })
     }
 
-    async fn append(
+    async fn record(
         &self,
         document: &DocumentId,
-        epoch: Epoch,
+        epoch: Option<Epoch>,
         events: Vec<Event>,
+        receipts: Vec<Receipt>,
     ) -> Result<(), StoreError> {
-        let (first, last) = check_dense(&events)?;
-        let ((first, created_at), (head, updated_at)) =
-            ((first.sequence, first.time), (last.sequence, last.time));
-        self.with(|documents| {
-            let moved = || StoreError::Moved { document: document.clone() };
-            if let Some(found) = documents.get_mut(document) {
-                if found.epoch != epoch || found.head.next() != first {
-                    return Err(moved());
-                }
-                found.head = head;
-                found.updated_at = updated_at;
-                found.log.extend(events);
-            } else if first == Sequence::ZERO.next() {
-                let created = Document {
-                    epoch,
-                    snapshots: BTreeMap::new(),
-                    head,
-                    created_at,
-                    updated_at,
-                    log: events.into(),
-                };
-                documents.insert(document.clone(), created);
-            } else {
-                return Err(moved());
+        self.with_all(|contents| {
+            if !events.is_empty() || receipts.is_empty() {
+                append(&mut contents.documents, document, epoch.ok_or_else(without_epoch)?, events)?;
+            }
+            for receipt in receipts {
+                contents.keep(document, receipt);
             }
             Ok(())
         })
+    }
+
+    async fn receipt(
+        &self,
+        document: &DocumentId,
+        user: Option<&str>,
+        key: &str,
+    ) -> Result<Option<Receipt>, StoreError> {
+        let name = (document.clone(), user.map(str::to_owned), key.to_owned());
+        self.with_all(|contents| Ok(contents.receipts.get(&name).cloned()))
     }
 
     async fn log(
@@ -165,7 +231,10 @@ impl Store for MemoryStore {
         self.with(|documents| {
             let Some(found) = documents.get(document) else { return Ok(None) };
             let oldest = found.oldest();
-            match found.snapshots.range(..=at).next_back().map(snapshot) {
+            let leads_there =
+                |sequence: Sequence| sequence == at || (sequence < at && sequence.next() >= oldest);
+            let newest = found.snapshots.iter().rfind(|(sequence, _)| leads_there(**sequence));
+            match newest.map(snapshot) {
                 Some(snapshot) => Ok(Some(snapshot)),
                 None if oldest == Sequence::ZERO.next() => Ok(None),
                 None => Err(StoreError::Compacted { oldest }),
@@ -192,7 +261,8 @@ impl Store for MemoryStore {
             }
             found.snapshots.insert(snapshot.sequence, snapshot.update);
             let sequences: Vec<_> = found.snapshots.keys().copied().collect();
-            let plan = retention::plan(&sequences, found.first_kept(retention));
+            let pinned: Vec<_> = found.versions.values().map(|version| version.sequence).collect();
+            let plan = retention::plan(&sequences, &pinned, found.first_kept(retention));
             found.snapshots.retain(|sequence, _| !plan.dropped.contains(sequence));
             if let Some(base) = plan.base {
                 let trimmed = base.next().since(found.oldest());
@@ -202,8 +272,96 @@ impl Store for MemoryStore {
         })
     }
 
+    async fn add_version(
+        &self,
+        document: &DocumentId,
+        epoch: Epoch,
+        version: Version,
+        snapshot: Snapshot,
+        versions_max: usize,
+    ) -> Result<Naming, StoreError> {
+        self.with(|documents| {
+            let moved = || StoreError::Moved { document: document.clone() };
+            let found = documents.get_mut(document).ok_or_else(moved)?;
+            if found.epoch != epoch || version.sequence > found.head || version.sequence != snapshot.sequence
+            {
+                return Err(moved());
+            }
+            if let Some(known) = found.versions.get(&version.name) {
+                return Ok(Naming::Taken(known.clone()));
+            }
+            if found.versions.len() >= versions_max {
+                return Ok(Naming::Full);
+            }
+            found.snapshots.entry(snapshot.sequence).or_insert(snapshot.update);
+            found.versions.insert(version.name.clone(), version);
+            Ok(Naming::Added)
+        })
+    }
+
+    async fn versions(&self, document: &DocumentId) -> Result<Option<Vec<Version>>, StoreError> {
+        self.with(|documents| Ok(documents.get(document).map(Document::sorted_versions)))
+    }
+
+    async fn remove_version(&self, document: &DocumentId, name: &VersionName) -> Result<bool, StoreError> {
+        self.with(|documents| {
+            Ok(documents.get_mut(document).is_some_and(|found| found.versions.remove(name).is_some()))
+        })
+    }
+
+    async fn set_frozen(
+        &self,
+        document: &DocumentId,
+        epoch: Epoch,
+        frozen_at: Option<Timestamp>,
+    ) -> Result<(), StoreError> {
+        self.with(|documents| {
+            let found = documents.get_mut(document).filter(|found| found.epoch == epoch);
+            let found = found.ok_or_else(|| StoreError::Moved { document: document.clone() })?;
+            found.frozen_at = frozen_at;
+            Ok(())
+        })
+    }
+
+    async fn archive(&self, document: &DocumentId) -> Result<Option<Archive>, StoreError> {
+        self.with(|documents| {
+            Ok(documents.get(document).map(|found| Archive {
+                summary: found.summary(document),
+                snapshots: found.snapshots.iter().map(snapshot).collect(),
+                log: found.log.iter().cloned().collect(),
+                versions: found.sorted_versions(),
+            }))
+        })
+    }
+
+    async fn unarchive(&self, archive: Archive) -> Result<bool, StoreError> {
+        self.with(|documents| {
+            let Archive { summary, snapshots, log, versions } = archive;
+            if documents.contains_key(&summary.document) {
+                return Ok(false);
+            }
+            let by_sequence = |snapshot: Snapshot| (snapshot.sequence, snapshot.update);
+            let by_name = |version: Version| (version.name.clone(), version);
+            let document = Document {
+                epoch: summary.epoch,
+                log: log.into(),
+                snapshots: snapshots.into_iter().map(by_sequence).collect(),
+                head: summary.head,
+                created_at: summary.created_at,
+                updated_at: summary.updated_at,
+                frozen_at: summary.frozen_at,
+                versions: versions.into_iter().map(by_name).collect(),
+            };
+            documents.insert(summary.document, document);
+            Ok(true)
+        })
+    }
+
     async fn delete(&self, document: &DocumentId) -> Result<bool, StoreError> {
-        self.with(|documents| Ok(documents.remove(document).is_some()))
+        self.with_all(|contents| {
+            contents.receipts.retain(|(of, ..), _| of != document);
+            Ok(contents.documents.remove(document).is_some())
+        })
     }
 
     async fn summary(&self, document: &DocumentId) -> Result<Option<Summary>, StoreError> {

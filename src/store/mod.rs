@@ -14,11 +14,13 @@ pub mod memory;
 mod retention;
 pub mod sqlite;
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 use bytes::Bytes;
 
 use crate::event::{Event, Timestamp};
-use crate::ids::{DocumentId, Epoch, Sequence};
+use crate::ids::{DocumentId, Epoch, Sequence, VersionName};
 
 /// What a caller can do about a failure.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -67,6 +69,73 @@ pub struct Summary {
     pub bytes: u64,
     pub created_at: Timestamp,
     pub updated_at: Timestamp,
+    /// Since when it takes no changes, if it takes none.
+    pub frozen_at: Option<Timestamp>,
+}
+
+/// A point of a document's history that has a name. It can be rebuilt for as long as it has one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Version {
+    pub name: VersionName,
+    pub sequence: Sequence,
+    pub created_at: Timestamp,
+}
+
+/// What became of a version that was to be added.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Naming {
+    Added,
+    /// There is one of that name: this one. Nothing was changed.
+    Taken(Version),
+    /// The document has as many as it may have.
+    Full,
+}
+
+/// All that a store has of one document: it can be written into another store, and is then the same document.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Archive {
+    pub summary: Summary,
+    /// Ascending.
+    pub snapshots: Vec<Snapshot>,
+    /// Every event that is kept, up to the head.
+    pub log: Vec<Event>,
+    pub versions: Vec<Version>,
+}
+
+impl Archive {
+    /// Whether it hangs together: the log is dense and ends at the head, begins at 1 or after a snapshot, and each
+    /// version has its snapshot.
+    ///
+    /// # Errors
+    /// Says what does not fit.
+    pub fn check(&self) -> Result<(), String> {
+        let Summary { head, oldest, .. } = self.summary;
+        let mut expected = oldest;
+        for event in &self.log {
+            if event.sequence != expected {
+                return Err(format!("its log lacks sequence {expected}"));
+            }
+            expected = expected.next();
+        }
+        if expected != head.next() || head == Sequence::ZERO {
+            return Err(format!("its log does not end at its head, {head}"));
+        }
+        if !self.snapshots.is_sorted_by(|one, other| one.sequence < other.sequence) {
+            return Err("its snapshots are not in order".into());
+        }
+        let reaches = |snapshot: &Snapshot| snapshot.sequence <= head && snapshot.sequence.next() >= oldest;
+        if oldest != Sequence::ZERO.next() && !self.snapshots.iter().any(reaches) {
+            return Err(format!("its log begins with {oldest}, and no snapshot leads there"));
+        }
+        match self
+            .versions
+            .iter()
+            .find(|version| !self.snapshots.iter().any(|known| known.sequence == version.sequence))
+        {
+            Some(version) => Err(format!("the version at {} has no snapshot", version.sequence)),
+            None => Ok(()),
+        }
+    }
 }
 
 /// Part of a log, oldest first.
@@ -111,6 +180,30 @@ impl PageRoom {
     }
 }
 
+/// What a request that must be carried out only once was answered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Receipt {
+    /// Who asked; what is none of theirs is no repeat.
+    pub user: Option<String>,
+    /// The request's name, chosen by who asked.
+    pub key: String,
+    /// Of all that was asked.
+    pub digest: [u8; 32],
+    pub answer: Bytes,
+    pub time: Timestamp,
+}
+
+impl Receipt {
+    /// How long a repeat may come.
+    pub const LIFETIME: Duration = Duration::from_secs(10 * 60);
+
+    /// What is not younger than this may be forgotten.
+    pub fn forgotten_at(now: Timestamp) -> Timestamp {
+        let lifetime = i64::try_from(Self::LIFETIME.as_millis()).unwrap_or(i64::MAX);
+        Timestamp::from_milliseconds(now.milliseconds().saturating_sub(lifetime))
+    }
+}
+
 /// How much of the log stays when a snapshot is written: what is within both bounds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Retention {
@@ -139,8 +232,40 @@ pub trait Store: Send + Sync + 'static {
     /// - `Moved`: the head is not right before the first event, or the epoch is another; nothing was written.
     /// - `Unavailable`: whether the events are in the log is not known; load again to find out.
     /// - `Corrupt`: the document is out of service; nothing was written.
-    async fn append(&self, document: &DocumentId, epoch: Epoch, events: Vec<Event>)
-    -> Result<(), StoreError>;
+    async fn append(
+        &self,
+        document: &DocumentId,
+        epoch: Epoch,
+        events: Vec<Event>,
+    ) -> Result<(), StoreError> {
+        self.record(document, Some(epoch), events, Vec::new()).await
+    }
+
+    /// Appends events and keeps receipts: all of it or none, as `append`.
+    ///
+    /// Without events only the receipts are kept, also of a document that was never written, and `epoch` says nothing.
+    /// Receipts are forgotten some time after their `LIFETIME`, and with their document.
+    ///
+    /// # Errors
+    /// As `append`.
+    async fn record(
+        &self,
+        document: &DocumentId,
+        epoch: Option<Epoch>,
+        events: Vec<Event>,
+        receipts: Vec<Receipt>,
+    ) -> Result<(), StoreError>;
+
+    /// The receipt that was kept last under a key. One past its `LIFETIME` may be there, or not.
+    ///
+    /// # Errors
+    /// `Unavailable`, `Corrupt`.
+    async fn receipt(
+        &self,
+        document: &DocumentId,
+        user: Option<&str>,
+        key: &str,
+    ) -> Result<Option<Receipt>, StoreError>;
 
     /// Reads the log after `after`, one page. `None`: no such document. `after` at or past the head: no events.
     ///
@@ -179,7 +304,46 @@ pub trait Store: Send + Sync + 'static {
         retention: Retention,
     ) -> Result<Sequence, StoreError>;
 
-    /// Deletes log, snapshots and all. `false`: there was none. A damaged document can be deleted.
+    /// Gives a name to a point of the history, and keeps `snapshot`, which is at that point, for as long as it has it.
+    ///
+    /// `versions_max`: how many a document may have.
+    ///
+    /// # Errors
+    /// `Moved` if `epoch` is not this document's or the version lies after the head, `Unavailable`, `Corrupt`.
+    async fn add_version(
+        &self,
+        document: &DocumentId,
+        epoch: Epoch,
+        version: Version,
+        snapshot: Snapshot,
+        versions_max: usize,
+    ) -> Result<Naming, StoreError>;
+
+    /// A document's versions, by sequence and name. `None`: no such document.
+    async fn versions(&self, document: &DocumentId) -> Result<Option<Vec<Version>>, StoreError>;
+
+    /// Takes the name away; what only it kept goes with the next compaction. `false`: there is none of that name.
+    async fn remove_version(&self, document: &DocumentId, name: &VersionName) -> Result<bool, StoreError>;
+
+    /// Notes since when the document takes no changes; `None`: it takes them. The store itself refuses none.
+    ///
+    /// # Errors
+    /// `Moved` if `epoch` is not this document's, `Unavailable`, `Corrupt`.
+    async fn set_frozen(
+        &self,
+        document: &DocumentId,
+        epoch: Epoch,
+        frozen_at: Option<Timestamp>,
+    ) -> Result<(), StoreError>;
+
+    /// All that there is of a document. `None`: no such document.
+    async fn archive(&self, document: &DocumentId) -> Result<Option<Archive>, StoreError>;
+
+    /// Writes a document that was archived, in one transaction. `false`: there is one of that name, and nothing was
+    /// written. `archive`: checked by the caller.
+    async fn unarchive(&self, archive: Archive) -> Result<bool, StoreError>;
+
+    /// Deletes log, snapshots, versions and all. `false`: there was none. A damaged document can be deleted.
     async fn delete(&self, document: &DocumentId) -> Result<bool, StoreError>;
 
     async fn summary(&self, document: &DocumentId) -> Result<Option<Summary>, StoreError>;
@@ -208,6 +372,11 @@ fn check_dense(events: &[Event]) -> Result<(&Event, &Event), StoreError> {
             Err(StoreError::Unavailable { reason: "events to append must be some, and without a gap".into() })
         }
     }
+}
+
+/// The answer to whoever appends events to no life of a document.
+fn without_epoch() -> StoreError {
+    StoreError::Unavailable { reason: "events to append must be of a life of the document".into() }
 }
 
 /// The answer to whoever calls a store after `close`.

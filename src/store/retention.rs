@@ -18,18 +18,22 @@ pub struct Plan {
 /// Plans the trimming of one document.
 ///
 /// `snapshots`: those that read back, the new one included, ascending.
+/// `pinned`: those among them that never go, since a version is there.
 /// `first_kept`: the first sequence that retention wants to keep; everything before it may go.
 ///
 /// The newest snapshot is never the base: were it damaged, there would be nothing to fall back to.
 /// So the log is trimmed one compaction later than retention would allow.
-pub fn plan(snapshots: &[Sequence], first_kept: Sequence) -> Plan {
+pub fn plan(snapshots: &[Sequence], pinned: &[Sequence], first_kept: Sequence) -> Plan {
     let before_newest = &snapshots[..snapshots.len().saturating_sub(1)];
     let base = before_newest.iter().rev().find(|sequence| **sequence < first_kept).copied();
     let start = base.unwrap_or(Sequence::ZERO);
-    let (mut dropped, mut kept): (Vec<_>, Vec<_>) =
-        snapshots.iter().copied().partition(|sequence| *sequence < start);
+    let (mut dropped, mut kept): (Vec<_>, Vec<_>) = snapshots
+        .iter()
+        .copied()
+        .filter(|sequence| !pinned.contains(sequence))
+        .partition(|sequence| *sequence < start);
     while kept.len() > SNAPSHOTS_MAX {
-        let thinned = kept.remove(least_missed(&kept, base.is_some()));
+        let thinned = kept.remove(least_missed(&kept, base.is_some() && kept.first() == base.as_ref()));
         dropped.push(thinned);
     }
     Plan { base, dropped }
@@ -55,19 +59,26 @@ mod tests {
 
     #[test]
     fn the_log_is_trimmed_up_to_the_latest_snapshot_that_retention_lets_go() {
-        let plan = plan(&sequences(&[10, 20, 30]), Sequence::new(25));
+        let plan = plan(&sequences(&[10, 20, 30]), &[], Sequence::new(25));
         assert_eq!(plan, Plan { base: Some(Sequence::new(20)), dropped: sequences(&[10]) });
     }
 
     #[test]
     fn the_newest_snapshot_is_never_the_base() {
-        assert_eq!(plan(&sequences(&[10]), Sequence::new(11)), Plan { base: None, dropped: vec![] });
-        assert_eq!(plan(&sequences(&[10, 20]), Sequence::new(21)).base, Some(Sequence::new(10)));
+        assert_eq!(plan(&sequences(&[10]), &[], Sequence::new(11)), Plan { base: None, dropped: vec![] });
+        assert_eq!(plan(&sequences(&[10, 20]), &[], Sequence::new(21)).base, Some(Sequence::new(10)));
     }
 
     #[test]
     fn nothing_is_trimmed_while_retention_keeps_all() {
-        assert_eq!(plan(&sequences(&[10, 20]), Sequence::new(1)), Plan { base: None, dropped: vec![] });
+        assert_eq!(plan(&sequences(&[10, 20]), &[], Sequence::new(1)), Plan { base: None, dropped: vec![] });
+    }
+
+    #[test]
+    fn a_pinned_snapshot_stays_and_counts_for_none() {
+        let pinned = sequences(&[10, 12, 14, 16, 18, 30]);
+        let plan = plan(&sequences(&[10, 12, 14, 15, 16, 18, 30, 40]), &pinned, Sequence::new(35));
+        assert_eq!(plan, Plan { base: Some(Sequence::new(30)), dropped: sequences(&[15]) });
     }
 
     #[test]
@@ -75,7 +86,7 @@ mod tests {
         let mut kept = Vec::new();
         for number in 1..=1000 {
             kept.push(Sequence::new(number * 10));
-            let plan = plan(&kept, Sequence::new(1));
+            let plan = plan(&kept, &[], Sequence::new(1));
             kept.retain(|sequence| !plan.dropped.contains(sequence));
             assert!(kept.len() <= SNAPSHOTS_MAX);
         }

@@ -149,7 +149,9 @@ async fn a_refused_patch_leaves_no_trace() {
         answer.expect_problem(422, "wrong_type");
     }
     send(client, "/docs/a/json?root=m&type=array", &json!([first])).await.expect_problem(422, "wrong_type");
-    for (query, parameter) in [("", "root"), ("?root=m&type=text", "type"), ("?root=m&base=1", "base")] {
+    for (query, parameter) in
+        [("", "root"), ("?root=", "root"), ("?root=m&type=text", "type"), ("?root=m&base=x", "base")]
+    {
         let answer = send(client, &format!("/docs/a/json{query}"), &json!([first])).await;
         assert_eq!(answer.expect_problem(400, "invalid_parameter")["parameter"], parameter);
     }
@@ -245,7 +247,7 @@ async fn a_text_inside_keeps_its_formats_and_others_cursors() {
         map.insert(transaction, "plain", Any::from_json(r#"{"a":{"b":1}}"#).expect("JSON"));
     });
     client.write("a", "tab-1", &update).await;
-    patched(client, json!([{"op": "replace", "path": "/title", "value": "Hello 🌎 world"}])).await;
+    patched(client, json!([{"op": "replace", "path": "/title", "value": "Hello 🌎 world!"}])).await;
     // Meanwhile, in the middle of what stayed.
     let update = copy.edit(|transaction| {
         let map = transaction.get_map("m").expect("it is there");
@@ -253,7 +255,7 @@ async fn a_text_inside_keeps_its_formats_and_others_cursors() {
         text.insert(transaction, 10, "wide ");
     });
     client.write("a", "tab-1", &update).await;
-    assert_eq!(root(client, "m").await["title"], "Hello 🌎 wide world");
+    assert_eq!(root(client, "m").await["title"], "Hello 🌎 wide world!");
 
     // A text that is moved or copied stays a text with all that is in it; a stored value stays stored.
     patched(
@@ -279,6 +281,63 @@ async fn a_text_inside_keeps_its_formats_and_others_cursors() {
         assert!(pieces[0].attributes.is_some());
     }
     assert!(matches!(map.get(&transaction, "plain"), Some(Out::Any(_))));
+}
+
+#[tokio::test]
+async fn a_patch_on_a_base_is_merged_with_what_has_happened_since() {
+    let server = Server::start().await;
+    let client = &server.client;
+    let begin = json!({"list": ["a", "b", "c"], "card": {"title": "x", "gone": 1}});
+    let base = patched(client, json!([{"op": "add", "path": "", "value": begin}])).await;
+    patched(
+        client,
+        json!([
+            {"op": "add", "path": "/list/0", "value": "new"},
+            {"op": "remove", "path": "/card/gone"},
+            {"op": "add", "path": "/card/by", "value": "other"},
+        ]),
+    )
+    .await;
+    // Indices and tests are about the base.
+    let operations = json!([
+        {"op": "test", "path": "/card/gone", "value": 1},
+        {"op": "replace", "path": "/list/1", "value": "B"},
+        {"op": "replace", "path": "/card/title", "value": "y"},
+    ]);
+    for seq in [base.seq.to_string(), base.id()] {
+        let expected = json!({"card": {"by": "other", "title": "y"}, "list": ["new", "a", "B", "c"]});
+        let answer = send(client, &format!("/docs/a/json?root=m&base={seq}"), &operations).await;
+        let written = Ack::changed(&answer);
+        if written.seq == 3 {
+            assert_eq!(root(client, "m").await, expected);
+        }
+        let copy = Copy::of(client).await;
+        assert_eq!(copy.map("m"), root(client, "m").await);
+    }
+    let after = send(client, "/docs/a/json?root=m&base=9", &operations).await;
+    after.expect_problem(422, "invalid_base");
+    let other = send(client, "/docs/a/json?root=m&base=other.1", &operations).await;
+    other.expect_problem(409, "epoch_changed");
+    // On the head it is a patch like any other.
+    let head = client.get("/docs/a").await.expect_json(200)["seq"].clone();
+    let touch = json!([{"op": "add", "path": "/head", "value": true}]);
+    Ack::changed(&send(client, &format!("/docs/a/json?root=m&base={head}"), &touch).await);
+}
+
+#[tokio::test]
+async fn a_patch_with_a_key_is_made_once() {
+    let server = Server::start().await;
+    let client = &server.client;
+    let append = json!([{"op": "add", "path": "/-", "value": 1}]);
+    let send_once = async |operations: &Value| {
+        let request = client.request(Method::PATCH, "/docs/a/json?root=l").header("idempotency-key", "k1");
+        client.send(request.header("content-type", JSON_PATCH).body(operations.to_string())).await
+    };
+    let first = send_once(&append).await.expect_json(200);
+    assert_eq!(send_once(&append).await.expect_json(200), first);
+    assert_eq!(root(client, "l").await, json!([1]));
+    let other = json!([{"op": "add", "path": "/-", "value": 2}]);
+    send_once(&other).await.expect_problem(422, "idempotency_key_reused");
 }
 
 /// Both write the same keys and the same places, each without the other's last patch.

@@ -242,7 +242,7 @@ async fn another_method_on_a_known_address_is_told_which_ones_there_are() {
     let server = Server::start().await;
     let table = [
         ("/docs", "GET, HEAD"),
-        ("/docs/a", "DELETE, GET, HEAD"),
+        ("/docs/a", "DELETE, GET, HEAD, PUT"),
         ("/docs/a/updates", "GET, HEAD, POST"),
         ("/docs/a/state", "GET, HEAD, POST"),
         ("/docs/a/events", "GET, HEAD"),

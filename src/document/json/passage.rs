@@ -1,8 +1,12 @@
 //! A text with its formats and embeds, as far as an edit of it as a string needs them.
 
+use std::ops::Range;
+use std::time::Instant;
+
 use yrs::Any;
 use yrs::types::Attrs;
 
+use super::super::text::difference::{self, Hunk};
 use super::scalar_bytes;
 
 /// The formats of a run.
@@ -69,22 +73,18 @@ impl Passage {
         self.runs.iter().map(weight).sum()
     }
 
-    /// Becomes another text by the smallest single replacement. Embeds stay, as they are no part of the string.
+    /// Becomes another text by the smallest edit that leads there. Embeds stay, as they are no part of the string.
     ///
     /// The changes are to be made in their order: from the end to the beginning, so that none moves another's place.
-    pub(in super::super) fn replace(&mut self, new: &str) -> Vec<Splice> {
-        let old = self.text();
-        if old == new {
-            return Vec::new();
-        }
-        let same = |pair: &(char, char)| pair.0 == pair.1;
-        let length = |(character, _): (char, char)| character.len_utf8();
-        let start: usize = old.chars().zip(new.chars()).take_while(same).map(length).sum();
-        let kept_end: usize =
-            old[start..].chars().rev().zip(new[start..].chars().rev()).take_while(same).map(length).sum();
-        let end = old.len() - kept_end;
-        let inserted = &new[start..new.len() - kept_end];
+    /// `until`: how long the smallest edit may be looked for.
+    pub(in super::super) fn replace(&mut self, new: &str, until: Option<Instant>) -> Vec<Splice> {
+        let hunks = difference::between(&self.text(), new, until).into_iter().rev();
+        hunks.flat_map(|Hunk { old, new: part }| self.splice(old, &new[part])).collect()
+    }
 
+    /// Replaces a part of the string, given in bytes.
+    fn splice(&mut self, part: Range<usize>, inserted: &str) -> Vec<Splice> {
+        let Range { start, end } = part;
         let mut splices = Vec::new();
         let mut runs = Vec::with_capacity(self.runs.len() + 1);
         let mut insertion = if start == 0 { Some(0) } else { None };
@@ -155,9 +155,10 @@ mod tests {
             ("🌍a🌍", "🌍b🌍", vec![splice(2, 1, ""), splice(2, 0, "b")]),
             ("🌍", "🌎", vec![splice(0, 2, ""), splice(0, 0, "🌎")]),
             ("aa", "aaa", vec![splice(2, 0, "a")]),
+            ("one two", "1 two 3", vec![splice(7, 0, " 3"), splice(0, 3, ""), splice(0, 0, "1")]),
         ] {
             let mut passage = Passage::plain(old.to_owned());
-            assert_eq!(passage.replace(new), splices, "{old:?} to {new:?}");
+            assert_eq!(passage.replace(new, None), splices, "{old:?} to {new:?}");
             assert_eq!(passage.text(), new);
         }
     }
@@ -170,7 +171,7 @@ mod tests {
         let plain = Marks::default();
         let mut passage = Passage::new(vec![embed(), text("ab", &bold), embed(), text("cd", &plain)]);
         assert_eq!(passage.text(), "abcd");
-        assert_eq!(passage.replace("aXd"), [splice(4, 1, ""), splice(2, 1, ""), splice(2, 0, "X")]);
+        assert_eq!(passage.replace("aXd", None), [splice(4, 1, ""), splice(2, 1, ""), splice(2, 0, "X")]);
         assert_eq!(passage.runs(), [embed(), text("aX", &bold), embed(), text("d", &plain)]);
     }
 }

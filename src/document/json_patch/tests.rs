@@ -9,7 +9,7 @@ fn patch(operations: Value) -> JsonPatch {
 }
 
 fn planned(root: Value, operations: Value) -> Result<Plan, Misfit> {
-    plan(Node::from_json(root), patch(operations).operations(), &|| true)
+    plan(Node::from_json(root), patch(operations).operations(), &|| true, None)
 }
 
 fn steps(root: Value, operations: Value) -> Vec<Step> {
@@ -61,7 +61,7 @@ fn a_text_stays_a_text() {
     let text = Node::Text(Passage::plain("Hello".into()));
     let root = Node::Map { entries: [("t".to_owned(), text)].into(), shared: true };
     let operations = patch(json!([{"op": "replace", "path": "/t", "value": "Hallo"}]));
-    let steps = plan(root, operations.operations(), &|| true).expect("it fits").steps;
+    let steps = plan(root, operations.operations(), &|| true, None).expect("it fits").steps;
     let splice = |deleted, inserted: &str| Step::Splice {
         at: vec![key("t")],
         splice: Splice { position: 1, deleted, inserted: inserted.into() },
@@ -78,7 +78,7 @@ fn what_is_inside_a_stored_value_is_stored_with_it() {
         {"op": "remove", "path": "/0/a/0"},
         {"op": "replace", "path": "/0/a/0", "value": "two"},
     ]));
-    let steps = plan(root, operations.operations(), &|| true).expect("it fits").steps;
+    let steps = plan(root, operations.operations(), &|| true, None).expect("it fits").steps;
     let value = Node::from_json(json!({"a": ["two", {"new": []}]})).into_stored();
     assert_eq!(steps, [Step::Put { at: vec![], token: Token::Index(0), value }]);
 }
@@ -178,7 +178,7 @@ fn nesting_ends_at_a_limit() {
     let stored = (0..30).fold(json!([]), |inner, _| json!([inner]));
     let root = Node::Array { items: vec![Node::from_json(stored).into_stored()], shared: true };
     let grow = |value| patch(json!([{"op": "add", "path": path(32), "value": value}]));
-    assert!(plan(root.clone(), grow(json!([])).operations(), &|| true).is_ok());
-    let refused = plan(root, grow(json!([[]])).operations(), &|| true).expect_err("33 levels");
+    assert!(plan(root.clone(), grow(json!([])).operations(), &|| true, None).is_ok());
+    let refused = plan(root, grow(json!([[]])).operations(), &|| true, None).expect_err("33 levels");
     assert_eq!(refused, Misfit::Fault { index: 0, fault: Fault::TooDeep });
 }

@@ -13,7 +13,7 @@ use super::super::handle::DocumentError;
 use super::super::json::{Kind, Node, Passage, Piece, Splice};
 use super::super::json_patch::{self, Container, JsonPatch, Misfit, Step, Token};
 use super::shape::Reader;
-use super::{ChangeError, Changed, Replica, begin, deletions_of};
+use super::{Allowance, ChangeError, Changed, Replica, begin, deletions_of};
 use crate::event::Origin;
 
 impl Replica {
@@ -22,19 +22,20 @@ impl Replica {
         &mut self,
         patch: &JsonPatch,
         origin: &Origin,
-        bytes_max: usize,
-        is_patient: &dyn Fn() -> bool,
+        allowance: &Allowance<'_>,
     ) -> Result<Changed, ChangeError> {
+        let is_patient = allowance.is_patient;
         let (container, root) = self.patchable(patch)?;
-        let plan = json_patch::plan(root, patch.operations(), is_patient).map_err(|misfit| match misfit {
-            Misfit::Fault { index, fault } => ChangeError::Refused(DocumentError::Patch { index, fault }),
-            Misfit::TooCostly => {
-                // Nothing has been touched yet.
-                let reason = "the patch takes too long to count out".into();
-                ChangeError::Refused(DocumentError::Invalid { reason })
-            }
-        })?;
-        self.check_size(plan.added_bytes, bytes_max)?;
+        let plan = json_patch::plan(root, patch.operations(), is_patient, allowance.difference_until)
+            .map_err(|misfit| match misfit {
+                Misfit::Fault { index, fault } => ChangeError::Refused(DocumentError::Patch { index, fault }),
+                Misfit::TooCostly => {
+                    // Nothing has been touched yet.
+                    let reason = "the patch takes too long to count out".into();
+                    ChangeError::Refused(DocumentError::Invalid { reason })
+                }
+            })?;
+        self.check_size(plan.added_bytes, allowance.bytes_max)?;
         if plan.steps.is_empty() {
             return Ok(Changed::Nothing);
         }
@@ -89,6 +90,7 @@ impl Replica {
     fn settle(&mut self, update: &[u8], derived: &DeleteSet) -> Result<(), ChangeError> {
         let broken = |reason: String| ChangeError::Broken { reason };
         let outline = format::read_update(update).map_err(|error| broken(error.to_string()))?;
+        self.content = None;
         self.formats.note(&outline);
         let admission = self.known.admit(&outline).map_err(|refusal| broken(refusal.to_string()))?;
         self.known.record(admission, &outline.deletions, derived);

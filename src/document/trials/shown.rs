@@ -7,14 +7,15 @@ use crate::document::handle::{Change, DocumentError};
 use crate::document::json::Kind;
 use crate::document::json_patch::JsonPatch;
 use crate::document::lib0::{write_var_string, write_varuint};
-use crate::document::replica::{ChangeError, Changed, Replica};
+use crate::document::replica::{Allowance, ChangeError, Changed, Replica};
 use crate::event::Origin;
 
 /// Checks that the document can be shown and that its maps and arrays can be patched: nothing may panic or hang, a
 /// patch does what it says or is refused, and what it leaves is a document that can be written and read again.
 pub(super) fn check_shown(server: &Server) {
     let state = server.state();
-    let mut replica = Replica::open(Some(&state), std::iter::empty()).expect("the state can be loaded");
+    let mut replica =
+        Replica::open(1 << 40, Some(&state), std::iter::empty()).expect("the state can be loaded");
     let shown = replica.roots(None);
     for root in &shown {
         assert_eq!(replica.roots(Some(&root.name)), std::slice::from_ref(root));
@@ -22,7 +23,8 @@ pub(super) fn check_shown(server: &Server) {
             let mut expected = root.value.clone();
             let parsed: json_patch::Patch = serde_json::from_value(operations.clone()).expect("well formed");
             let fits = json_patch::patch(&mut expected, &parsed).is_ok();
-            let mut patched = Replica::open(Some(&state), std::iter::empty()).expect("it was loaded before");
+            let mut patched =
+                Replica::open(1 << 40, Some(&state), std::iter::empty()).expect("it was loaded before");
             match patch(&mut patched, &root.name, &operations) {
                 Ok(changed) => {
                     assert!(fits && matches!(root.kind, Kind::Map | Kind::Array), "{root:?} {operations}");
@@ -33,7 +35,7 @@ pub(super) fn check_shown(server: &Server) {
                         assert_eq!(after, expected, "{operations} on {}", hex(&state));
                     }
                     if let Changed::Update(update) = changed {
-                        let follower = Replica::open(Some(&state), std::iter::once(&update[..]));
+                        let follower = Replica::open(1 << 40, Some(&state), std::iter::once(&update[..]));
                         let follower = follower.expect("whoever has the state can take the patch");
                         assert_eq!(
                             follower.roots(None),
@@ -63,7 +65,8 @@ pub(super) fn check_shown(server: &Server) {
 fn patch(replica: &mut Replica, root: &str, operations: &Value) -> Result<Changed, ChangeError> {
     let operations = operations.as_array().expect("a list").clone();
     let patch = JsonPatch::parse(root.into(), None, operations).expect("the operations are well formed");
-    replica.change(&Change::Patch(patch.into()), &Origin::Anonymous, usize::MAX, &|| true)
+    let allowance = Allowance { bytes_max: usize::MAX, is_patient: &|| true, difference_until: None };
+    replica.change(&Change::Patch(patch.into()), &Origin::Anonymous, &allowance)
 }
 
 /// What is shown of a root that has become empty.
@@ -138,7 +141,7 @@ fn long_names_of_formats_do_not_fill_the_memory() {
         write_var_string(&mut update, "1");
     }
     update.push(0);
-    let replica = Replica::open(None, std::iter::once(&update[..])).expect("it is a legal update");
+    let replica = Replica::open(1 << 40, None, std::iter::once(&update[..])).expect("it is a legal update");
     let shown = replica.roots(None);
     assert_eq!(shown[0].kind, Kind::Xml);
     let length = shown[0].value.as_str().expect("XML is a string").len();

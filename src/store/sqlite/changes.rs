@@ -7,8 +7,8 @@ use std::collections::HashMap;
 
 use rusqlite::{Connection, params};
 
-use super::journal;
 use super::rows::{self, Entry, Life, LogRow, RowError, number};
+use super::{journal, receipts, versions};
 use crate::event::Event;
 use crate::ids::{DocumentId, Epoch, Sequence};
 use crate::store::{Retention, Snapshot, StoreError, Summary, check_dense, retention};
@@ -121,6 +121,7 @@ fn new_entry(next_id: &mut i64, document: &DocumentId, epoch: Epoch, first: &Eve
         bytes: 0,
         created_at: first.time,
         updated_at: first.time,
+        frozen_at: None,
     };
     Entry { id, summary }
 }
@@ -162,7 +163,8 @@ pub fn compact(
     kept.push(snapshot.sequence);
 
     let first_kept = first_kept(connection, &entry, retention)?;
-    let mut plan = retention::plan(&kept, first_kept);
+    let pinned = versions::pinned(connection, &entry)?;
+    let mut plan = retention::plan(&kept, &pinned, first_kept);
     while let Some(base) = plan.base.filter(|base| *base >= entry.summary.oldest) {
         match rows::read_snapshot(connection, &entry, base) {
             Ok(_) => {
@@ -174,7 +176,7 @@ pub fn compact(
             Err(error) => return Err(error),
         }
         kept.retain(|sequence| *sequence != base);
-        plan = retention::plan(&kept, first_kept);
+        plan = retention::plan(&kept, &pinned, first_kept);
     }
     for dropped in plan.dropped {
         remove_snapshot(connection, &mut entry, dropped)?;
@@ -232,6 +234,7 @@ fn remove_snapshot(connection: &Connection, entry: &mut Entry, at: Sequence) -> 
 /// `keep_contents`: leave its log and snapshots, which nothing leads to any more: for when those cannot be
 /// deleted, since their pages are damaged. Their id is not given again.
 pub fn delete(connection: &Connection, document: &DocumentId, keep_contents: bool) -> Result<bool, RowError> {
+    receipts::forget(connection, document)?;
     match Entry::find(connection, document) {
         Ok(None) => return Ok(false),
         Ok(Some(entry)) => {
@@ -249,7 +252,9 @@ pub fn delete(connection: &Connection, document: &DocumentId, keep_contents: boo
 
 fn delete_contents(connection: &Connection, id: i64) -> Result<(), RowError> {
     connection.prepare_cached("DELETE FROM log WHERE document = ?1")?.execute([id])?;
-    connection.prepare_cached("DELETE FROM snapshots WHERE document = ?1")?.execute([id])?;
+    for table in ["snapshots", "versions", "freezes"] {
+        connection.prepare_cached(&format!("DELETE FROM {table} WHERE document = ?1"))?.execute([id])?;
+    }
     Ok(())
 }
 

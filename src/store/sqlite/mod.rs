@@ -8,6 +8,7 @@
 //! - one store at a time has the directory (`directory`);
 //! - damage to one document leaves the others in service, and is never answered with "no such document".
 
+mod archives;
 mod changes;
 #[cfg(test)]
 mod damage;
@@ -17,8 +18,10 @@ mod journal;
 #[cfg(test)]
 mod measure;
 mod readers;
+mod receipts;
 mod rows;
 mod schema;
+mod versions;
 mod writer;
 
 use std::io;
@@ -26,7 +29,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use async_trait::async_trait;
-use rusqlite::Connection;
+use rusqlite::{Connection, Transaction};
 use tracing::warn;
 
 use self::directory::Directory;
@@ -35,9 +38,12 @@ use self::journal::Care;
 use self::readers::Readers;
 use self::rows::RowError;
 use self::writer::{Change, Writer};
-use super::{LogPage, PageLimit, Retention, Snapshot, Store, StoreError, Stored, Summary};
-use crate::event::Event;
-use crate::ids::{DocumentId, Epoch, Sequence};
+use super::{
+    Archive, LogPage, Naming, PageLimit, Receipt, Retention, Snapshot, Store, StoreError, Stored, Summary,
+    Version,
+};
+use crate::event::{Event, Timestamp};
+use crate::ids::{DocumentId, Epoch, Sequence, VersionName};
 
 /// Why a directory cannot be opened as a store.
 #[derive(Debug, thiserror::Error)]
@@ -140,15 +146,25 @@ impl Store for SqliteStore {
         self.readers.load(document).await
     }
 
-    async fn append(
+    async fn record(
         &self,
         document: &DocumentId,
-        epoch: Epoch,
+        epoch: Option<Epoch>,
         events: Vec<Event>,
+        receipts: Vec<Receipt>,
     ) -> Result<(), StoreError> {
         self.check_sound(document)?;
         let document = document.clone();
-        self.writer.ask(|answer| Change::Append { document, epoch, events, answer }).await
+        self.writer.ask(|answer| Change::Append { document, epoch, events, receipts, answer }).await
+    }
+
+    async fn receipt(
+        &self,
+        document: &DocumentId,
+        user: Option<&str>,
+        key: &str,
+    ) -> Result<Option<Receipt>, StoreError> {
+        self.readers.receipt(document, user, key).await
     }
 
     async fn log(
@@ -173,7 +189,66 @@ impl Store for SqliteStore {
     ) -> Result<Sequence, StoreError> {
         self.check_sound(document)?;
         let document = document.clone();
-        self.writer.ask(|answer| Change::Compact { document, epoch, snapshot, retention, answer }).await
+        let compacted = document.clone();
+        let work = move |transaction: &Transaction<'_>, _: &mut i64| {
+            changes::compact(transaction, &compacted, epoch, &snapshot, retention)
+        };
+        self.writer.act(&document, work).await
+    }
+
+    async fn add_version(
+        &self,
+        document: &DocumentId,
+        epoch: Epoch,
+        version: Version,
+        snapshot: Snapshot,
+        versions_max: usize,
+    ) -> Result<Naming, StoreError> {
+        self.check_sound(document)?;
+        let of = document.clone();
+        let work = move |transaction: &Transaction<'_>, _: &mut i64| {
+            versions::add_version(transaction, &of, epoch, &version, &snapshot, versions_max)
+        };
+        self.writer.act(document, work).await
+    }
+
+    async fn versions(&self, document: &DocumentId) -> Result<Option<Vec<Version>>, StoreError> {
+        self.readers.versions(document).await
+    }
+
+    async fn remove_version(&self, document: &DocumentId, name: &VersionName) -> Result<bool, StoreError> {
+        let (of, name) = (document.clone(), name.clone());
+        let work = move |transaction: &Transaction<'_>, _: &mut i64| {
+            versions::remove_version(transaction, &of, &name).map(Ok)
+        };
+        self.writer.act(document, work).await
+    }
+
+    async fn set_frozen(
+        &self,
+        document: &DocumentId,
+        epoch: Epoch,
+        frozen_at: Option<Timestamp>,
+    ) -> Result<(), StoreError> {
+        self.check_sound(document)?;
+        let of = document.clone();
+        let work = move |transaction: &Transaction<'_>, _: &mut i64| {
+            versions::set_frozen(transaction, &of, epoch, frozen_at)
+        };
+        self.writer.act(document, work).await
+    }
+
+    async fn archive(&self, document: &DocumentId) -> Result<Option<Archive>, StoreError> {
+        self.readers.archive(document).await
+    }
+
+    async fn unarchive(&self, archive: Archive) -> Result<bool, StoreError> {
+        let document = archive.summary.document.clone();
+        self.check_sound(&document)?;
+        let work = move |transaction: &Transaction<'_>, next_id: &mut i64| {
+            archives::write(transaction, next_id, &archive).map(Ok)
+        };
+        self.writer.act(&document, work).await
     }
 
     async fn delete(&self, document: &DocumentId) -> Result<bool, StoreError> {

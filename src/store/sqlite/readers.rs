@@ -10,13 +10,16 @@ use rusqlite::Connection;
 use tokio::sync::Semaphore;
 use tracing::warn;
 
+use super::archives;
 use super::inspect::Quarantine;
 use super::journal;
-use super::rows::{self, Entry, LogRow, RowError, unavailable};
-use super::schema;
+use super::rows::{self, Entry, RowError, unavailable};
+use super::{receipts, schema, versions};
 use crate::event::Event;
 use crate::ids::{DocumentId, Sequence};
-use crate::store::{LogPage, PageLimit, Snapshot, StoreError, Stored, Summary, closed};
+use crate::store::{
+    Archive, LogPage, PageLimit, Receipt, Snapshot, StoreError, Stored, Summary, Version, closed,
+};
 
 /// Reads at once; more wait. The disk or the page cache is the limit, not the processors.
 const READERS: u32 = 4;
@@ -91,8 +94,11 @@ impl Readers {
         let journaled = journal::events_of(connection, &settled)?;
         let mut summary = settled.summary.clone();
         for event in &journaled {
-            LogRow::of(&settled, event).count_in(&mut summary);
+            summary.head = event.sequence;
+            summary.bytes += event.update.len() as u64;
+            summary.updated_at = event.time;
         }
+        summary.frozen_at = versions::frozen_at(connection, &settled)?;
         Ok(Some(Found { settled, journaled, summary }))
     }
 
@@ -117,6 +123,19 @@ impl Readers {
 
     pub async fn summary(self: &Arc<Self>, document: &DocumentId) -> Result<Option<Summary>, StoreError> {
         self.of_document(document, |_, found| Ok(found.summary)).await
+    }
+
+    pub async fn receipt(
+        self: &Arc<Self>,
+        document: &DocumentId,
+        user: Option<&str>,
+        key: &str,
+    ) -> Result<Option<Receipt>, StoreError> {
+        let (document, user, key) = (document.clone(), user.map(str::to_owned), key.to_owned());
+        self.run(move |connection| {
+            receipts::find(connection, &document, user.as_deref(), &key).map_err(|error| error.of(&document))
+        })
+        .await
     }
 
     pub async fn load(self: &Arc<Self>, document: &DocumentId) -> Result<Option<Stored>, StoreError> {
@@ -168,11 +187,31 @@ impl Readers {
         let snapshot = self.of_document(document, move |connection, found| {
             let oldest = found.summary.oldest;
             if at.next() < oldest {
-                return Err(ReadError::Compacted { oldest });
+                // A version may have kept one.
+                let kept = rows::snapshot_sequences(connection, &found.settled)?.contains(&at);
+                if !kept {
+                    return Err(ReadError::Compacted { oldest });
+                }
+                return Ok(Some(rows::read_snapshot(connection, &found.settled, at)?));
             }
             Ok(newest_snapshot(connection, &found.settled, at)?)
         });
         Ok(snapshot.await?.flatten())
+    }
+
+    pub async fn versions(
+        self: &Arc<Self>,
+        document: &DocumentId,
+    ) -> Result<Option<Vec<Version>>, StoreError> {
+        self.of_document(document, |connection, found| Ok(versions::versions(connection, &found.settled)?))
+            .await
+    }
+
+    pub async fn archive(self: &Arc<Self>, document: &DocumentId) -> Result<Option<Archive>, StoreError> {
+        self.of_document(document, |connection, found| {
+            Ok(archives::read(connection, &found.settled, found.journaled, found.summary)?)
+        })
+        .await
     }
 
     pub async fn list(
@@ -282,5 +321,8 @@ fn list(
         }
     }
     journal::count_in(connection, entries.iter_mut())?;
+    for entry in &mut entries {
+        entry.summary.frozen_at = versions::frozen_at(connection, entry)?;
+    }
     Ok(entries.into_iter().map(|entry| entry.summary).collect())
 }

@@ -63,39 +63,39 @@ fn damaged<T>(detail: impl Into<String>) -> Result<T, RowError> {
 }
 
 /// A checksum over fields of which none can run into the next.
-struct Checksum(Hasher);
+pub struct Checksum(Hasher);
 
 impl Checksum {
     /// `kind`: so that a row of one table is none of another's.
-    fn of(kind: u8) -> Self {
+    pub fn of(kind: u8) -> Self {
         let mut hasher = Hasher::new();
         hasher.update(&[kind]);
         Self(hasher)
     }
 
-    fn number(mut self, number: i64) -> Self {
+    pub fn number(mut self, number: i64) -> Self {
         self.0.update(&number.to_le_bytes());
         self
     }
 
-    fn bytes(mut self, bytes: &[u8]) -> Self {
+    pub fn bytes(mut self, bytes: &[u8]) -> Self {
         self.0.update(&(bytes.len() as u64).to_le_bytes());
         self.0.update(bytes);
         self
     }
 
-    fn text(self, text: &str) -> Self {
+    pub fn text(self, text: &str) -> Self {
         self.bytes(text.as_bytes())
     }
 
-    fn optional(self, text: Option<&str>) -> Self {
+    pub fn optional(self, text: Option<&str>) -> Self {
         match text {
             Some(text) => self.number(1).text(text),
             None => self.number(0),
         }
     }
 
-    fn value(self) -> u32 {
+    pub fn value(self) -> u32 {
         self.0.finalize()
     }
 }
@@ -114,7 +114,7 @@ fn time(row: &Row<'_>, column: usize) -> rusqlite::Result<Timestamp> {
 }
 
 /// A text of a row, parsed. `Damaged` if it is not what it was when it was written.
-fn parsed<T: std::str::FromStr>(row: &Row<'_>, column: usize) -> Result<T, RowError> {
+pub fn parsed<T: std::str::FromStr>(row: &Row<'_>, column: usize) -> Result<T, RowError> {
     let text = row.get_ref(column)?.as_str().map_err(|error| RowError::Damaged(error.to_string()))?;
     text.parse().map_err(|_| RowError::Damaged(format!("{text:?} was altered")))
 }
@@ -157,6 +157,8 @@ impl Entry {
                 bytes: row.get(5)?,
                 created_at: time(row, 6)?,
                 updated_at: time(row, 7)?,
+                // Noted in a table of its own, which those who ask look up.
+                frozen_at: None,
             };
             Ok((Self { id, summary }, row.get(8)?))
         };

@@ -24,10 +24,10 @@ use super::directory::Directory;
 use super::inspect::Quarantine;
 use super::journal::{self, Care};
 use super::rows::{RowError, unavailable};
-use super::schema;
+use super::{receipts, schema};
 use crate::event::Event;
-use crate::ids::{DocumentId, Epoch, Sequence};
-use crate::store::{Retention, Snapshot, StoreError, closed};
+use crate::ids::{DocumentId, Epoch};
+use crate::store::{Receipt, StoreError, closed, without_epoch};
 
 /// Changes that may wait; whoever brings one more waits for room.
 const INBOX_CHANGES_MAX: usize = 4096;
@@ -55,17 +55,14 @@ type Answer<T> = oneshot::Sender<Result<T, StoreError>>;
 pub enum Change {
     Append {
         document: DocumentId,
-        epoch: Epoch,
+        /// `None` without events.
+        epoch: Option<Epoch>,
         events: Vec<Event>,
+        receipts: Vec<Receipt>,
         answer: Answer<()>,
     },
-    Compact {
-        document: DocumentId,
-        epoch: Epoch,
-        snapshot: Snapshot,
-        retention: Retention,
-        answer: Answer<Sequence>,
-    },
+    /// Anything else that is done in a transaction of its own.
+    Act(Box<dyn FnOnce(&mut Writer) + Send>),
     Delete {
         document: DocumentId,
         answer: Answer<bool>,
@@ -92,6 +89,27 @@ impl Handle {
         self.inbox.send(change(answer)).await.map_err(|_| closed())?;
         // Without an answer the writer has died in the middle: whether it is written is not known.
         answered.await.unwrap_or_else(|_| Err(closed()))
+    }
+}
+
+impl Handle {
+    /// Asks for `work` to be done in a transaction of its own, and waits for its answer.
+    ///
+    /// `work`: inside its result, a refusal, after which nothing was written; outside, a failure: it is rolled back.
+    pub async fn act<T: Send + 'static>(
+        &self,
+        document: &DocumentId,
+        work: impl FnOnce(&Transaction<'_>, &mut i64) -> Result<Result<T, StoreError>, RowError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let document = document.clone();
+        self.ask(|answer| {
+            Change::Act(Box::new(move |writer| {
+                let result = writer.act(&document, work);
+                // Whoever asked may be gone.
+                let _ = answer.send(result);
+            }))
+        })
+        .await
     }
 }
 
@@ -196,10 +214,7 @@ impl Writer {
                     self.inbox.close();
                     self.closing.push(answer);
                 }
-                Change::Compact { document, epoch, snapshot, retention, answer } => {
-                    let result = self.compact(&document, epoch, &snapshot, retention);
-                    let _ = answer.send(result);
-                }
+                Change::Act(act) => act(&mut self),
                 Change::Delete { document, answer } => {
                     let result = self.delete(&document);
                     let _ = answer.send(result);
@@ -322,17 +337,15 @@ impl Writer {
         }
     }
 
-    fn compact(
+    /// Does one thing to a document that has nothing in the journal.
+    fn act<T>(
         &mut self,
         document: &DocumentId,
-        epoch: Epoch,
-        snapshot: &Snapshot,
-        retention: Retention,
-    ) -> Result<Sequence, StoreError> {
+        work: impl FnOnce(&Transaction<'_>, &mut i64) -> Result<Result<T, StoreError>, RowError>,
+    ) -> Result<T, StoreError> {
         self.settle()?;
-        self.transact(|transaction, _| {
-            changes::compact(transaction, document, epoch, snapshot, retention)
-                .map_err(|error| Failure::of(document, error))
+        self.transact(|transaction, next_id| {
+            work(transaction, next_id).map_err(|error| Failure::of(document, error))
         })
         .unwrap_or_else(|failure| Err(failure.into()))
     }
@@ -490,12 +503,20 @@ fn write_batch(
 ) -> Result<Vec<Result<(), StoreError>>, Failure> {
     let mut batch = Batch::new(transaction, next_id, &mut journal.heads);
     let mut results = Vec::with_capacity(changes.len());
+    let mut newest_receipt = None;
     for change in changes {
         results.push(match change {
-            Change::Append { document, epoch, events, .. } => match left_out.get(document) {
+            Change::Append { document, epoch, events, receipts, .. } => match left_out.get(document) {
                 Some(error) => Err(error.clone()),
-                None => match batch.append(document, *epoch, events) {
-                    Ok(()) => Ok(()),
+                None => match append(&mut batch, document, *epoch, events, receipts.is_empty()) {
+                    Ok(()) => {
+                        for receipt in receipts {
+                            receipts::insert(transaction, document, receipt)
+                                .map_err(|error| Failure::of(document, error))?;
+                            newest_receipt = newest_receipt.max(Some(receipt.time));
+                        }
+                        Ok(())
+                    }
                     Err(AppendError::Refused(error)) => Err(error),
                     Err(AppendError::Failed(error)) => return Err(Failure::of(document, error)),
                 },
@@ -506,9 +527,27 @@ fn write_batch(
             }
         });
     }
+    if let Some(now) = newest_receipt {
+        receipts::forget_old(transaction, now)?;
+    }
     batch.finish(&mut journal.fill).map_err(|(document, error)| match document {
         Some(document) => Failure::of(&document, error),
         None => error.into(),
     })?;
     Ok(results)
+}
+
+/// Adds events to a batch. Where there is a receipt there need be none.
+fn append(
+    batch: &mut Batch<'_>,
+    document: &DocumentId,
+    epoch: Option<Epoch>,
+    events: &[Event],
+    must_be_some: bool,
+) -> Result<(), AppendError> {
+    if events.is_empty() && !must_be_some {
+        return Ok(());
+    }
+    let epoch = epoch.ok_or_else(|| AppendError::Refused(without_epoch()))?;
+    batch.append(document, epoch, events)
 }
