@@ -139,27 +139,38 @@ async fn roots_made_to_mislead_are_shown_at_once() {
     }
     keyed.push(0);
     assert_eq!(json_of(&keyed).await.0, json!({}));
-    // Formats that are all open over many embeds: read piece by piece that would be a billion copies.
-    let mut formatted = vec![1];
-    push_varuint(&mut formatted, 60_000);
-    formatted.extend([1, 0]);
-    for number in 0..60_000_u64 {
+}
+
+/// Formats that are all open over many embeds: taken to pieces that would be a billion copies.
+#[tokio::test]
+async fn a_text_of_too_many_formats_is_shown_at_once_and_not_edited() {
+    const FORMATS: u64 = 30_000;
+    let mut update = vec![1];
+    push_varuint(&mut update, 2 * FORMATS);
+    update.extend([1, 0]);
+    for number in 0..2 * FORMATS {
         if number == 0 {
-            formatted.extend([6, 1, 1, b't']);
+            update.extend([6, 1, 1, b't']);
         } else {
-            formatted.extend([if number < 30_000 { 0x86 } else { 0x85 }, 1]);
-            push_varuint(&mut formatted, number - 1);
+            update.extend([if number < FORMATS { 0x86 } else { 0x85 }, 1]);
+            push_varuint(&mut update, number - 1);
         }
-        if number < 30_000 {
+        if number < FORMATS {
             let name = format!("{number:05}");
-            formatted.push(5);
-            formatted.extend(name.as_bytes());
+            update.push(5);
+            update.extend(name.as_bytes());
         }
-        formatted.extend([1, b'1']);
+        update.extend([1, b'1']);
     }
-    formatted.push(0);
-    let (shown, ..) = json_of(&formatted).await;
+    update.push(0);
+    let server = Server::start().await;
+    let client = &server.client;
+    client.write("a", "tab-1", &update).await;
+    let shown = client.get("/docs/a/json").await.expect_json(200);
     assert_eq!(shown["t"].as_array().map(Vec::len), Some(30_000), "it can't be told from a list");
+    let edit =
+        client.request(Method::PUT, "/docs/a/text?root=t").header("content-type", "text/plain").body("x");
+    client.send(edit).await.expect_problem(422, "invalid_update");
 }
 
 fn push_varuint(bytes: &mut Vec<u8>, mut number: u64) {

@@ -10,6 +10,7 @@ use yrs::{Any, GetString, Map, Out, ReadTxn, Text, TextRef, Transact, Transactio
 
 use super::super::format;
 use super::super::handle::DocumentError;
+use super::super::json::utf16_length;
 use super::super::text::{Attributes, Content, Misfit, Step, TextChange, Unit};
 use super::{Allowance, ChangeError, Changed, Replica, begin, deletions_of};
 use crate::event::Origin;
@@ -114,6 +115,17 @@ impl Replica {
         let (Some(text), Some(map)) = (transaction.get_text(root), transaction.get_map(root)) else {
             return Ok(content);
         };
+        let string = text.get_string(&transaction);
+        let others = (text.len(&transaction) as usize).saturating_sub(utf16_length(&string) as usize);
+        if others == 0 && !string.is_empty() {
+            content.push_text(&string);
+            return Ok(content);
+        }
+        // What follows copies all open formats for each piece of the text.
+        if !self.formats.allow(others) {
+            let reason = "the text has too many formats and embeds to be edited as text";
+            return Err(DocumentError::Invalid { reason: reason.into() });
+        }
         let mut has_types = false;
         let mut has_text = false;
         for part in text.diff(&transaction, YChange::identity) {

@@ -49,7 +49,7 @@ impl Formats {
     }
 
     /// Whether a text with so many embeds can be taken to pieces.
-    fn allow(&self, embeds: usize) -> bool {
+    pub(super) fn allow(&self, embeds: usize) -> bool {
         let open = if self.names.len() < FORMAT_NAMES_MAX { self.names.len() } else { self.marks };
         let pieces = 2 * embeds.saturating_add(self.marks) + 1;
         open.saturating_mul(pieces) <= FORMAT_COPIES_MAX
