@@ -14,6 +14,7 @@ pub mod events;
 mod freeze;
 mod health;
 mod history;
+mod json;
 mod pages;
 mod presence;
 mod reader;
@@ -72,6 +73,7 @@ pub fn routes(
         presence::awareness(registry.clone(), limits),
         state::route(registry.clone(), limits),
         text::route(registry.clone(), limits, stopping.clone()),
+        json::route(registry.clone(), limits),
         presence::clients(registry.clone()),
         presence::awareness_of_client(registry.clone(), limits),
         freeze::freeze(registry.clone(), limits),

@@ -9,6 +9,8 @@ mod documents;
 mod durability;
 mod faults;
 mod hostile;
+mod json;
+mod json_patch;
 mod kill;
 mod log;
 mod many_streams;
