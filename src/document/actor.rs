@@ -387,7 +387,10 @@ impl Actor {
             let merged = catch_unwind(AssertUnwindSafe(|| {
                 let changed = replica.change(&change, &merging_origin, &allowance)?;
                 let length = match &change {
-                    Change::Update(_) | Change::Patch(_) | Change::Rebased { text: None, .. } => None,
+                    Change::Update(_)
+                    | Change::Patch(_)
+                    | Change::Restore(_)
+                    | Change::Rebased { text: None, .. } => None,
                     Change::Text(TextChange { root, unit, .. })
                     | Change::Rebased { text: Some((root, unit)), .. } => {
                         let broken = |error: DocumentError| ChangeError::Broken { reason: error.to_string() };
@@ -828,7 +831,7 @@ fn may_take_long(change: &Change, replica: &Replica) -> bool {
         Change::Text(change) => change.bytes(),
         Change::Rebased { update, .. } => update.len(),
         // It is counted out on a copy of its root, and may say a lot in few bytes.
-        Change::Patch(_) => return true,
+        Change::Patch(_) | Change::Restore(_) => return true,
     };
     bytes > INLINE_MERGE_BYTES_MAX || replica.encoded_bytes() > INLINE_EDIT_BYTES_MAX
 }

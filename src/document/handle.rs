@@ -21,6 +21,7 @@ use super::format::ClientNumber;
 use super::json::Shown;
 use super::json_patch::{Fault, JsonPatch};
 use super::presence::{Client, Connected, Presence, Refused};
+use super::replica::restoring::Content as Restored;
 use super::replica::{Allowance, ChangeError, Changed, Replica};
 use super::subscription::{Broadcast, Closing, Known, State, Subscription, Told};
 use super::text::{Edit, Op, Place, TextChange, Unit};
@@ -130,6 +131,8 @@ pub enum Change {
     },
     /// A JSON Patch of a root as it is. Shared: it is handed from thread to thread.
     Patch(Arc<JsonPatch>),
+    /// What the document held before.
+    Restore(Arc<Restored>),
 }
 
 /// Where in a document's history somebody stands.
@@ -399,6 +402,28 @@ impl Document {
     /// Any of `DocumentError`; nothing changed.
     pub async fn edit_text(&self, change: TextChange, terms: Terms) -> Result<Written, DocumentError> {
         self.change_on_base(Change::Text(change), terms).await
+    }
+
+    /// Makes the document hold what it held at a sequence, as a new edit: no earlier one is undone for anybody.
+    ///
+    /// # Errors
+    /// `NotFound` after the head too, `Gone`, `WrongRoot` if some of it cannot be brought back; any of `DocumentError`;
+    /// nothing changed.
+    pub async fn restore(&self, at: Sequence, terms: Terms) -> Result<Written, DocumentError> {
+        let (epoch, replica) = self.replica_at(at, 0).await?;
+        let read = move || {
+            std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| replica.content())).unwrap_or_else(
+                |_panic| Err(DocumentError::Invalid { reason: "the earlier content cannot be read".into() }),
+            )
+        };
+        let interrupted = |_| DocumentError::Unavailable { reason: "restoring was interrupted".into() };
+        let content = tokio::task::spawn_blocking(read).await.map_err(interrupted)??;
+        // What was read is of one life: what is there by now may be another.
+        let expected = match terms.expected {
+            Expected::Any => Expected::This(epoch),
+            expected => expected,
+        };
+        self.change(Change::Restore(Arc::new(content)), Terms { expected, ..terms }).await
     }
 
     /// Carries out a JSON Patch on a root, in one transaction and as one update: on the root as it is, or as it was at

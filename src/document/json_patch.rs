@@ -181,6 +181,20 @@ pub(super) fn plan(
     Ok(planner.plan)
 }
 
+/// Counts out how a shared map or array becomes another one of the same kind.
+///
+/// # Errors
+/// `Misfit::Fault`: the other is too large or too deep.
+pub(super) fn plan_to(
+    mut current: Node,
+    goal: Node,
+    difference_until: Option<Instant>,
+) -> Result<Plan, Misfit> {
+    let mut plan = Plan { difference_until, ..Plan::default() };
+    let turned = plan.turn_into(&mut current, goal, &mut Vec::new());
+    turned.map(|()| plan).map_err(|fault| Misfit::Fault { index: 0, fault })
+}
+
 const NOT_THERE: Fault = Fault::InvalidPointer("there is nothing at this pointer");
 const NO_CONTAINER: Fault = Fault::InvalidPointer("the pointer leads into what is neither object nor list");
 const NO_INDEX: Fault = Fault::InvalidPointer("the index is no number within the list");
@@ -376,6 +390,15 @@ impl Planner {
 }
 
 impl Plan {
+    /// Whether any step makes anew what cannot be made anew.
+    pub(super) fn has_sealed(&self) -> bool {
+        self.steps.iter().any(|step| match step {
+            Step::Put { value, .. } => !value.is_movable(),
+            Step::Insert { values, .. } => !values.iter().all(Node::is_movable),
+            Step::Unset { .. } | Step::Delete { .. } | Step::Splice { .. } => false,
+        })
+    }
+
     fn push(&mut self, step: Step) -> Result<(), Fault> {
         let (Step::Put { at, .. }
         | Step::Insert { at, .. }
@@ -443,7 +466,7 @@ impl Plan {
                 }
                 if self.added_bytes > ADDED_BYTES_MAX { Err(Fault::TooLarge) } else { Ok(()) }
             }
-            (Node::Scalar(old), Node::Scalar(new)) if *old == new => Ok(()),
+            (old, new) if *old == new => Ok(()),
             (old, new) => {
                 let (last, parent) = path.split_last().expect("a root stays what it is");
                 self.put(parent.to_vec(), last.clone(), &new)?;

@@ -11,6 +11,7 @@
 
 mod editing;
 mod patching;
+pub(super) mod restoring;
 mod shape;
 
 use std::time::Instant;
@@ -188,6 +189,7 @@ impl Replica {
                 self.merge_edit(update, *number, text, origin, allowance)
             }
             Change::Patch(patch) => self.patch(patch, origin, allowance),
+            Change::Restore(content) => self.restore(content, origin, allowance),
         }
     }
 

@@ -18,6 +18,7 @@ mod json;
 mod pages;
 mod presence;
 mod reader;
+mod restore;
 mod route;
 mod sse;
 mod state;
@@ -81,6 +82,7 @@ pub fn routes(
         versions::all(registry.clone(), limits),
         versions::one(registry.clone()),
         history::route(registry.clone()),
+        restore::route(registry.clone(), limits),
         clone::route(registry.clone(), limits),
         archives::export_one(registry.clone()),
         archives::export(registry.clone()),

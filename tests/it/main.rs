@@ -21,6 +21,7 @@ mod proxy;
 mod readme;
 mod real_input;
 mod resources;
+mod restoring;
 mod settings;
 mod sizes;
 mod state;

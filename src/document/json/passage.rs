@@ -61,7 +61,7 @@ impl Passage {
         texts.collect()
     }
 
-    pub(super) fn weight(&self) -> usize {
+    pub(in super::super) fn weight(&self) -> usize {
         let weight = |run: &Run| {
             let marks = run.marks.iter().map(|(name, value)| 2 * (24 + name.len() + scalar_bytes(value)));
             let piece = match &run.piece {

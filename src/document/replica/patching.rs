@@ -87,7 +87,7 @@ impl Replica {
     ///
     /// # Errors
     /// `Broken`: the replica knows more than `known`.
-    fn settle(&mut self, update: &[u8], derived: &DeleteSet) -> Result<(), ChangeError> {
+    pub(super) fn settle(&mut self, update: &[u8], derived: &DeleteSet) -> Result<(), ChangeError> {
         let broken = |reason: String| ChangeError::Broken { reason };
         let outline = format::read_update(update).map_err(|error| broken(error.to_string()))?;
         self.content = None;
@@ -101,7 +101,7 @@ impl Replica {
 
 /// A type that is there.
 #[derive(Clone)]
-enum Place {
+pub(super) enum Place {
     Map(MapRef),
     Array(ArrayRef),
     Text(TextRef),
@@ -109,7 +109,7 @@ enum Place {
 
 impl Place {
     /// A root that exists is taken for what its content is, whatever it was asked for as before.
-    fn root(transaction: &mut TransactionMut<'_>, name: &str, container: Container) -> Self {
+    pub(super) fn root(transaction: &mut TransactionMut<'_>, name: &str, container: Container) -> Self {
         match container {
             Container::Map => match transaction.get_map(name) {
                 Some(map) => Self::Map(map),
@@ -129,18 +129,18 @@ enum Spot<'a> {
     Element(&'a ArrayRef, u32),
 }
 
-struct Editor<'a> {
-    transaction: TransactionMut<'a>,
-    root: Place,
-    is_patient: &'a dyn Fn() -> bool,
+pub(super) struct Editor<'a, 'p> {
+    pub(super) transaction: TransactionMut<'a>,
+    pub(super) root: Place,
+    pub(super) is_patient: &'p dyn Fn() -> bool,
 }
 
 fn broken(reason: &str) -> ChangeError {
     ChangeError::Broken { reason: reason.into() }
 }
 
-impl Editor<'_> {
-    fn take(&mut self, step: Step) -> Result<(), ChangeError> {
+impl Editor<'_, '_> {
+    pub(super) fn take(&mut self, step: Step) -> Result<(), ChangeError> {
         match step {
             Step::Put { at, token, value } => match (self.find(&at)?, token) {
                 (Place::Map(map), Token::Key(key)) => self.build(&Spot::Entry(&map, key), value),
@@ -261,7 +261,7 @@ impl Editor<'_> {
     }
 }
 
-fn delta(passage: Passage) -> Vec<Delta<In>> {
+pub(super) fn delta(passage: Passage) -> Vec<Delta<In>> {
     let inserted = passage.runs().into_iter().map(|run| {
         let value = match run.piece {
             Piece::Text(text) => Any::String(text.into()),

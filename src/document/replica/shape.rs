@@ -171,6 +171,14 @@ impl<T: ReadTxn> Reader<'_, T> {
         }
     }
 
+    /// A text with its formats and embeds. `None`: it cannot be read whole.
+    pub(super) fn passage(&self, text: &TextRef) -> Option<Passage> {
+        match self.text(text) {
+            Node::Text(passage) => Some(passage),
+            _ => None,
+        }
+    }
+
     fn text(&self, text: &TextRef) -> Node {
         let string = text.get_string(self.transaction);
         let length = text.len(self.transaction);
