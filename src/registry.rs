@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::debug;
 
+use crate::document::authors::Authors;
 use crate::document::handle::{self, Document, DocumentError};
 use crate::ids::DocumentId;
 use crate::metrics::Documents;
@@ -40,6 +41,7 @@ struct Inner {
     store: Arc<dyn Store>,
     metrics: Arc<Documents>,
     open: Mutex<HashMap<DocumentId, Document>>,
+    authors: Arc<Authors>,
     tasks: TaskTracker,
 }
 
@@ -56,7 +58,8 @@ impl Registry {
         closing: CancellationToken,
     ) -> Self {
         let tasks = TaskTracker::new();
-        let registry = Self(Arc::new(Inner { settings, store, metrics, open: Mutex::default(), tasks }));
+        let (open, authors) = (Mutex::default(), Arc::default());
+        let registry = Self(Arc::new(Inner { settings, store, metrics, open, authors, tasks }));
         let sweeping = registry.clone();
         registry.0.tasks.spawn(async move {
             let mut ticks = tokio::time::interval(SWEEP);
@@ -84,6 +87,7 @@ impl Registry {
             self.0.store.clone(),
             self.0.settings.document.clone(),
             self.0.metrics.clone(),
+            self.0.authors.clone(),
             &self.0.tasks,
         );
         open.insert(id.clone(), document.clone());

@@ -49,16 +49,14 @@ export async function copy (text) {
  * A button that copies and says so.
  * @param {HTMLButtonElement} button
  * @param {() => string} text
- * @param {() => void} [afterwards]
  */
-export function copyButton (button, text, afterwards) {
+export function copyButton (button, text) {
   const label = button.textContent
   let timer = 0
   button.addEventListener('click', async () => {
     try {
       await copy(text())
       button.textContent = 'Copied'
-      afterwards?.()
     } catch {
       button.textContent = 'Could not copy'
     }

@@ -4,7 +4,6 @@
  */
 import { newDocumentId } from './document-id.js'
 import { byId, copyButton, create } from './dom.js'
-import { insertion, newcomer } from './insertion.js'
 
 /** @type {Record<string, { title: string, text: string, reload: string, keepsText: boolean }>} */
 const ENDINGS = {
@@ -70,6 +69,10 @@ export function showEnd ({ code, reason }, text) {
  * @param {{ status: number, message: string }} failure
  */
 export function showRefusal ({ status, message }) {
+  if (status === 423) {
+    show('This document is frozen', 'It takes no changes now. What you write is only in this tab, and is sent when the document is thawed.', [])
+    return
+  }
   const why = status === 403
     ? 'You may read this document, but not write in it. What you wrote is only in this tab.'
     : `What you wrote last is only in this tab. The server says: ${message}.`
@@ -107,8 +110,8 @@ async function goOnElsewhere (button, text) {
   const id = newDocumentId()
   button.disabled = true
   try {
-    const answer = await fetch(`/docs/${id}/updates`, {
-      method: 'POST', headers: { 'Content-Type': 'application/json' }, body: JSON.stringify({ update: insertion(text, newcomer()) })
+    const answer = await fetch(`/docs/${id}/text`, {
+      method: 'PUT', headers: { 'Content-Type': 'text/plain' }, body: text
     })
     if (!answer.ok) throw new Error(`status ${answer.status}`)
     window.location.assign(`/conversation/${id}`)

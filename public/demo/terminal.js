@@ -3,7 +3,6 @@
  * How to take part from a terminal: commands with this document's real address, to be copied and run.
  */
 import { byId, copyButton, create } from './dom.js'
-import { insertion, newcomer } from './insertion.js'
 
 /**
  * @param {string} origin of the server
@@ -11,18 +10,18 @@ import { insertion, newcomer } from './insertion.js'
  */
 export function commandsFor (origin, id) {
   const document = `${origin}/docs/${id}`
-  const post = '  -H \'Content-Type: application/json\' \\\n'
+  const json = '  -H \'Content-Type: application/json\' \\\n'
   return [
     {
-      title: 'Add a line: one POST with a Yjs update',
-      command: `curl '${document}/updates' \\\n${post}` +
-        `  -d '{"update":"${insertion('\nHello from curl', newcomer())}"}'`
+      title: 'Add a line',
+      command: `curl -X PATCH '${document}/text' \\\n${json}` +
+        '  -d \'{"ops":[{"insert":"\\nHello from curl","at":"end"}]}\''
     },
     { title: 'Read it', command: `curl '${document}/text'` },
     { title: 'Watch every change as it comes', command: `curl -N '${document}/events?client_id=curl'` },
     {
       title: 'Be seen among the people, for half a minute',
-      command: `curl -X PUT '${document}/awareness/my-script' \\\n${post}` +
+      command: `curl -X PUT '${document}/awareness/my-script' \\\n${json}` +
         '  -d \'{"user":{"name":"My script","color":"#00695c"}}\''
     }
   ]
@@ -33,13 +32,12 @@ export function commandsFor (origin, id) {
  * @param {string} id
  */
 export function showCommands (origin, id) {
-  byId('commands').replaceChildren(...commandsFor(origin, id).map(({ title, command }, i) => {
+  byId('commands').replaceChildren(...commandsFor(origin, id).map(({ title, command }) => {
     const button = create('button', { text: 'Copy' })
     button.type = 'button'
     button.ariaLabel = `Copy: ${title}`
     const code = create('code', { text: command })
-    // An update that is known already changes nothing: every copy is a new one.
-    copyButton(button, () => code.textContent ?? '', () => { code.textContent = commandsFor(origin, id)[i].command })
+    copyButton(button, () => command)
     const box = create('pre', {}, code)
     box.tabIndex = 0 // wide lines scroll, with the keyboard too
     box.ariaLabel = title

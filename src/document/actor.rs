@@ -11,6 +11,8 @@
 //!
 //! Elsewhere: what an update does (`replica`), eviction (`registry`), wire formats (`http`).
 
+mod receipts;
+
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -22,13 +24,20 @@ use tokio::task::JoinHandle;
 use tokio_util::task::TaskTracker;
 use tracing::{error, info, warn};
 
-use crate::event::{Event, Origin, Timestamp};
+use crate::event::{Event, Timestamp};
 use crate::ids::{DocumentId, Epoch, Sequence};
-use crate::store::{PageLimit, Snapshot, Store, StoreError};
+use crate::store::{PageLimit, Receipt, Snapshot, Store, StoreError, Stored};
 
-use super::handle::{Change, DocumentError, Expected, Frozen, Settings, Shared, Written};
-use super::replica::{ChangeError, Changed, Replica};
+use super::authors::{self, Authors};
+use super::format::ClientNumber;
+use super::handle::{
+    Change, DIFFERENCE_TIME_MAX, DocumentError, Frozen, MERGE_TIME_MAX, Once, Outcome, Settings, Shared,
+    Terms, Written,
+};
+use super::json::Shown;
+use super::replica::{Allowance, ChangeError, Changed, Replica};
 use super::subscription::{Closing, Known, Position, State, Subscription, Told};
+use super::text::TextChange;
 
 /// How many changes one append may carry: enough that a commit is shared, few enough that its wait is short.
 const TURN_CHANGES_MAX: usize = 512;
@@ -47,8 +56,10 @@ const INLINE_LOAD_BYTES_MAX: u64 = 64 << 10;
 
 /// Updates up to this size are merged on the spot; larger ones could hold up other documents.
 const INLINE_MERGE_BYTES_MAX: usize = 1 << 10;
-/// A merge that takes longer is given up. Genuine updates of the largest size take a tenth of a second.
-const MERGE_TIME_MAX: Duration = Duration::from_secs(3);
+/// Documents up to this size are read on the spot where all of their content is looked at.
+const INLINE_READ_BYTES_MAX: usize = 16 << 10;
+/// In documents up to this size, encoded, an edit of a text is counted out on the spot.
+const INLINE_EDIT_BYTES_MAX: usize = 256 << 10;
 
 type Reply<T> = oneshot::Sender<Result<T, DocumentError>>;
 
@@ -62,6 +73,10 @@ pub(super) enum Command {
     Text {
         root: Box<str>,
         reply: Reply<(Epoch, Sequence, String)>,
+    },
+    Json {
+        root: Option<Box<str>>,
+        reply: Reply<(Epoch, Sequence, Vec<Shown>)>,
     },
     Head {
         reply: Reply<(Epoch, Sequence)>,
@@ -86,10 +101,17 @@ pub(super) struct FreezeRequest {
 
 pub(super) struct ChangeRequest {
     pub(super) change: Change,
-    pub(super) origin: Origin,
-    pub(super) user: Option<String>,
-    pub(super) expected: Expected,
-    pub(super) reply: Reply<Written>,
+    pub(super) terms: Terms,
+    pub(super) reply: Reply<Outcome>,
+}
+
+/// What an actor works with.
+pub(super) struct Parts {
+    pub(super) store: Arc<dyn Store>,
+    pub(super) settings: Settings,
+    pub(super) authors: Arc<Authors>,
+    pub(super) shared: Arc<Shared>,
+    pub(super) tasks: TaskTracker,
 }
 
 /// One life of the document, as far as it was told.
@@ -111,6 +133,7 @@ pub(super) struct Actor {
     id: DocumentId,
     store: Arc<dyn Store>,
     settings: Settings,
+    authors: Arc<Authors>,
     shared: Arc<Shared>,
     inbox: mpsc::Receiver<Command>,
     tasks: TaskTracker,
@@ -132,23 +155,19 @@ pub(super) struct Actor {
 #[derive(Default)]
 struct Turn {
     events: Vec<Event>,
+    receipts: Vec<Receipt>,
     bytes: usize,
-    answers: Vec<(Reply<Written>, Result<Written, DocumentError>)>,
+    answers: Vec<(Reply<Outcome>, Result<Outcome, DocumentError>)>,
 }
 
 impl Actor {
-    pub(super) fn new(
-        id: DocumentId,
-        store: Arc<dyn Store>,
-        settings: Settings,
-        shared: Arc<Shared>,
-        inbox: mpsc::Receiver<Command>,
-        tasks: TaskTracker,
-    ) -> Self {
+    pub(super) fn new(id: DocumentId, parts: Parts, inbox: mpsc::Receiver<Command>) -> Self {
+        let Parts { store, settings, authors, shared, tasks } = parts;
         Self {
             id,
             store,
             settings,
+            authors,
             shared,
             inbox,
             tasks,
@@ -210,6 +229,10 @@ impl Actor {
                 let text = Box::pin(self.text(&root)).await;
                 let _ = reply.send(text);
             }
+            Command::Json { root, reply } => {
+                let json = Box::pin(self.json(root)).await;
+                let _ = reply.send(json);
+            }
             Command::Head { reply } => {
                 let head = match Box::pin(self.load()).await {
                     Ok(_) => self.written(),
@@ -245,32 +268,87 @@ impl Actor {
         let mut turn = Turn::default();
         let mut next = Some(Command::Change(first));
         while let Some(Command::Change(request)) = next {
-            let ChangeRequest { change, origin, user, expected, reply } = *request;
-            let answer = self.merge(&mut turn, change, origin, user, expected, now).await;
+            let ChangeRequest { change, terms, reply } = *request;
+            let answer = self.carry_out(&mut turn, change, terms, now).await;
             turn.answers.push((reply, answer));
             let full = turn.answers.len() >= TURN_CHANGES_MAX || turn.bytes >= TURN_BYTES_MAX;
             next = if full { None } else { self.inbox.try_recv().ok() };
         }
-        let outcome = self.append(std::mem::take(&mut turn.events)).await;
+        // What became of it is in the answers.
+        let _ = self.flush(&mut turn).await;
         for (reply, answer) in turn.answers {
-            let answer = match (&outcome, answer) {
-                // A repeat of what is in this same append is no more durable than it.
-                (Err(error), Ok(_)) => Err(error.clone()),
-                (_, answer) => answer,
-            };
             self.count(&answer);
             let _ = reply.send(answer);
         }
         next
     }
 
-    fn count(&self, answer: &Result<Written, DocumentError>) {
+    fn count(&self, answer: &Result<Outcome, DocumentError>) {
         let metrics = &self.shared.metrics;
         match answer {
-            Ok(Written { changed: true, .. }) => metrics.logged.inc(),
-            Ok(Written { changed: false, .. }) => metrics.unchanged.inc(),
-            Err(_) => metrics.refused.inc(),
+            Ok(Outcome::Written(Written { changed: true, .. })) => _ = metrics.logged.inc(),
+            Ok(Outcome::Written(Written { changed: false, .. })) => _ = metrics.unchanged.inc(),
+            // It comes again.
+            Ok(Outcome::Behind) => {}
+            Err(_) => _ = metrics.refused.inc(),
+        }
+    }
+
+    /// Appends what the turn has so far. If that fails, so has everything that was answered in it: a repeat of what is
+    /// in an append is no more durable than that.
+    async fn flush(&mut self, turn: &mut Turn) -> Result<(), DocumentError> {
+        let events = std::mem::take(&mut turn.events);
+        let receipts = std::mem::take(&mut turn.receipts);
+        let appended = self.append(events, receipts).await;
+        if let Err(error) = &appended {
+            for (_, answer) in turn.answers.iter_mut().filter(|(_, answer)| answer.is_ok()) {
+                *answer = Err(error.clone());
+            }
+        }
+        appended
+    }
+
+    /// Carries out a change, unless it is a repeat of one that must not be repeated.
+    async fn carry_out(
+        &mut self,
+        turn: &mut Turn,
+        change: Change,
+        terms: Terms,
+        time: Timestamp,
+    ) -> Result<Outcome, DocumentError> {
+        let Some(once) = terms.once.clone() else {
+            return self.merge(turn, change, terms, time).await;
         };
+        let user = terms.user.clone();
+        if let Some(first) = self.receipt(turn, &once, user.as_deref(), time).await? {
+            return if first.digest == once.digest {
+                receipts::read(&first.answer).map(Outcome::Written)
+            } else {
+                Err(DocumentError::KeyReused)
+            };
+        }
+        let outcome = self.merge(turn, change, terms, time).await?;
+        if let Outcome::Written(written) = &outcome {
+            let Once { key, digest } = once;
+            turn.receipts.push(Receipt { user, key, digest, answer: receipts::write(written), time });
+        }
+        Ok(outcome)
+    }
+
+    /// What the first request under this key was answered, in this turn or before.
+    async fn receipt(
+        &self,
+        turn: &Turn,
+        once: &Once,
+        user: Option<&str>,
+        now: Timestamp,
+    ) -> Result<Option<Receipt>, DocumentError> {
+        let is_its = |kept: &&Receipt| kept.key == once.key && kept.user.as_deref() == user;
+        if let Some(kept) = turn.receipts.iter().find(is_its) {
+            return Ok(Some(kept.clone()));
+        }
+        let kept = self.store.receipt(&self.id, user, &once.key).await?;
+        Ok(kept.filter(|kept| kept.time > Receipt::forgotten_at(now)))
     }
 
     /// Merges one change into the replica, and adds what it did to the turn.
@@ -278,35 +356,60 @@ impl Actor {
         &mut self,
         turn: &mut Turn,
         change: Change,
-        origin: Origin,
-        user: Option<String>,
-        expected: Expected,
+        terms: Terms,
         time: Timestamp,
-    ) -> Result<Written, DocumentError> {
+    ) -> Result<Outcome, DocumentError> {
         if self.replica.is_none() {
             // Thrown away in this very turn: what was merged before must be in the log first.
-            Box::pin(self.append(std::mem::take(&mut turn.events))).await?;
+            Box::pin(self.flush(turn)).await?;
         }
         self.load().await?;
         let epoch = self.life.map(|life| life.epoch);
         let head = self.life.map_or(Sequence::ZERO, |life| life.head);
         let pending = turn.events.last().map_or(head, |event| event.sequence);
-        expected.check(epoch, pending)?;
+        terms.expected.check(epoch, pending)?;
+        terms.base.map_or(Ok(()), |base| base.epoch.check(epoch, pending))?;
         if let Some(since) = self.frozen_at {
             return Err(DocumentError::Frozen { since });
+        }
+        match (&change, terms.base) {
+            (Change::Text(_) | Change::Patch(_), Some(base)) if base.sequence > pending => {
+                return Err(DocumentError::InvalidBase { head: pending });
+            }
+            (Change::Text(_) | Change::Patch(_), Some(base)) if base.sequence < pending => {
+                return Ok(Outcome::Behind);
+            }
+            _ => {}
         }
         let document_bytes_max = self.settings.document_bytes_max;
         let Some(mut replica) = self.replica.take() else {
             return Err(DocumentError::Unavailable { reason: "the document was not loaded".into() });
         };
-        let may_take_long =
-            matches!(&change, Change::Update(update) if update.len() > INLINE_MERGE_BYTES_MAX);
+        let may_take_long = may_take_long(&change, &replica);
+        let is_own = matches!(&change, Change::Text(_) | Change::Patch(_));
+        let Terms { origin, user, .. } = terms;
         let merging_origin = origin.clone();
         let merge = move || {
             let started = Instant::now();
-            let is_patient = || started.elapsed() < MERGE_TIME_MAX;
+            let allowance = Allowance {
+                bytes_max: document_bytes_max,
+                is_patient: &|| started.elapsed() < MERGE_TIME_MAX,
+                difference_until: Some(started + DIFFERENCE_TIME_MAX),
+            };
             let merged = catch_unwind(AssertUnwindSafe(|| {
-                replica.change(&change, &merging_origin, document_bytes_max, &is_patient)
+                let changed = replica.change(&change, &merging_origin, &allowance)?;
+                let length = match &change {
+                    Change::Update(_)
+                    | Change::Patch(_)
+                    | Change::Restore(_)
+                    | Change::Rebased { text: None, .. } => None,
+                    Change::Text(TextChange { root, unit, .. })
+                    | Change::Rebased { text: Some((root, unit)), .. } => {
+                        let broken = |error: DocumentError| ChangeError::Broken { reason: error.to_string() };
+                        Some(replica.text_length(root, *unit).map_err(broken)?)
+                    }
+                };
+                Ok((changed, length))
             }));
             (replica, merged)
         };
@@ -316,27 +419,32 @@ impl Actor {
         } else {
             merge()
         };
+        let number = replica.number();
         self.replica = Some(replica);
         match merged {
-            Ok(Ok(Changed::Update(update))) => {
+            Ok(Ok((Changed::Update(update), length))) => {
                 let life = *self.life.get_or_insert_with(|| Life {
                     epoch: Epoch::from_entropy(rand::random()),
                     head: Sequence::ZERO,
                 });
+                if is_own {
+                    self.authors.remember(&self.id, life.epoch, number);
+                }
                 let sequence = pending.next();
                 self.whole = None;
                 turn.bytes += update.len();
                 turn.events.push(Event { sequence, origin, user, time, update });
-                Ok(Written { epoch: Some(life.epoch), sequence, changed: true })
+                Ok(Outcome::Written(Written { epoch: Some(life.epoch), sequence, changed: true, length }))
             }
-            Ok(Ok(Changed::Nothing)) => Ok(Written { epoch, sequence: pending, changed: false }),
+            Ok(Ok((Changed::Nothing, length))) => {
+                Ok(Outcome::Written(Written { epoch, sequence: pending, changed: false, length }))
+            }
             Ok(Err(ChangeError::Refused(error))) => Err(error),
             Ok(Err(ChangeError::Broken { reason })) => Err(self.broken(&reason)),
             Ok(Err(ChangeError::TooCostly)) => {
-                warn!(document.id = %self.id, "gave up an update of document `{}` that takes too long to merge", self.id);
+                warn!(document.id = %self.id, "gave up a change of document `{}` that takes too long to merge", self.id);
                 self.discard();
-                let seconds = MERGE_TIME_MAX.as_secs();
-                Err(DocumentError::Invalid { reason: format!("merging the update takes over {seconds} s") })
+                Err(DocumentError::too_costly())
             }
             Err(_panic) => Err(self.broken("it panicked")),
         }
@@ -349,12 +457,15 @@ impl Actor {
         DocumentError::Invalid { reason: "the update could not be merged".into() }
     }
 
-    /// Makes events durable, then tells them.
-    async fn append(&mut self, events: Vec<Event>) -> Result<(), DocumentError> {
-        let (Some(first), Some(life)) = (events.first(), self.life) else { return Ok(()) };
-        let created = first.sequence == Sequence::ZERO.next();
+    /// Makes events and receipts durable, then tells the events.
+    async fn append(&mut self, events: Vec<Event>, receipts: Vec<Receipt>) -> Result<(), DocumentError> {
+        if events.is_empty() && receipts.is_empty() {
+            return Ok(());
+        }
+        let created = events.first().is_some_and(|first| first.sequence == Sequence::ZERO.next());
+        let epoch = self.life.map(|life| life.epoch);
         let started = Instant::now();
-        let appended = self.store.append(&self.id, life.epoch, events.clone()).await;
+        let appended = self.store.record(&self.id, epoch, events.clone(), receipts).await;
         if let Err(error) = appended {
             warn!(document.id = %self.id, %error, "could not append to the log of document `{}`", self.id);
             if created {
@@ -371,7 +482,9 @@ impl Actor {
         let metrics = &self.shared.metrics;
         metrics.append.observe_time(started.elapsed());
         metrics.update_bytes.inc_by(events.iter().map(|event| event.update.len() as u64).sum());
-        self.tell(life.epoch, events);
+        if let Some(epoch) = epoch {
+            self.tell(epoch, events);
+        }
         Ok(())
     }
 
@@ -396,7 +509,7 @@ impl Actor {
         let started = Instant::now();
         let stored = self.store.load(&self.id).await?;
         let Some(stored) = stored else {
-            self.replica = Some(Replica::new());
+            self.replica = Some(Replica::new(authors::draw()));
             self.frozen_at = None;
             self.in_doubt = false;
             self.tail = Tail::default();
@@ -413,9 +526,9 @@ impl Actor {
             snapshot_bytes: snapshot.as_ref().map_or(0, |snapshot| snapshot.update.len() as u64),
         };
         let events = stored.tail.clone();
+        let remembered = self.authors.of(&self.id, summary.epoch);
         let build = move || {
-            let snapshot = stored.snapshot.as_ref().map(|snapshot| &snapshot.update[..]);
-            catch_unwind(|| Replica::open(snapshot, stored.tail.iter().map(|event| &event.update[..])))
+            catch_unwind(|| open(&stored, remembered))
                 .unwrap_or_else(|_panic| Err("its updates cannot be merged any more".into()))
         };
         let built = if summary.bytes <= INLINE_LOAD_BYTES_MAX {
@@ -528,6 +641,31 @@ impl Actor {
         let life = self.written()?;
         let replica = self.replica.as_ref().expect("loaded above");
         Ok((life.epoch, life.head, replica.text(root)))
+    }
+
+    /// What the roots hold. Read elsewhere if that may take long, as nothing else does anything with the replica then.
+    async fn json(&mut self, root: Option<Box<str>>) -> Result<(Epoch, Sequence, Vec<Shown>), DocumentError> {
+        self.load().await?;
+        let life = self.written()?;
+        let replica = self.replica.take().expect("loaded above");
+        let may_take_long = replica.encoded_bytes() > INLINE_READ_BYTES_MAX;
+        let read = move || {
+            let roots = catch_unwind(AssertUnwindSafe(|| replica.roots(root.as_deref())));
+            (replica, roots)
+        };
+        let (replica, roots) = if may_take_long {
+            let interrupted = |_| DocumentError::Unavailable { reason: "reading was interrupted".into() };
+            tokio::task::spawn_blocking(read).await.map_err(interrupted)?
+        } else {
+            read()
+        };
+        self.replica = Some(replica);
+        let Ok(roots) = roots else {
+            error!(document.id = %self.id, "reading document `{}` panicked; it is loaded again", self.id);
+            self.discard();
+            return Err(DocumentError::Unavailable { reason: "the content could not be read".into() });
+        };
+        Ok((life.epoch, life.head, roots))
     }
 
     /// One turn covers where the subscriber stands and what it gets from then on: nothing falls between.
@@ -670,7 +808,9 @@ impl Actor {
     }
 
     fn measure(&self) {
-        let content = self.replica.as_ref().map_or(0, Replica::encoded_bytes) * RESIDENT_FACTOR;
+        let replica = self.replica.as_ref();
+        let content =
+            replica.map_or(0, |replica| replica.encoded_bytes() * RESIDENT_FACTOR + replica.copied_bytes());
         let whole = self.whole.as_ref().map_or(0, Bytes::len);
         self.shared.resident_bytes.store(RESIDENT_BASE_BYTES + content + whole, Ordering::Relaxed);
     }
@@ -693,6 +833,30 @@ impl Actor {
 fn without_spare_room(encoded: Bytes) -> Bytes {
     const SMALL: usize = 1 << 10;
     if encoded.len() < SMALL { Bytes::copy_from_slice(&encoded) } else { encoded }
+}
+
+/// Builds a replica that writes under the `remembered` number, or under one that nobody has written with.
+fn open(stored: &Stored, remembered: Option<ClientNumber>) -> Result<Replica, String> {
+    let snapshot = stored.snapshot.as_ref().map(|snapshot| &snapshot.update[..]);
+    loop {
+        let number = remembered.unwrap_or_else(authors::draw);
+        let replica = Replica::open(number, snapshot, stored.tail.iter().map(|event| &event.update[..]))?;
+        if remembered.is_some() || !replica.has_written(number) {
+            return Ok(replica);
+        }
+    }
+}
+
+/// Whether a change could hold up other documents.
+fn may_take_long(change: &Change, replica: &Replica) -> bool {
+    let bytes = match change {
+        Change::Update(update) => return update.len() > INLINE_MERGE_BYTES_MAX,
+        Change::Text(change) => change.bytes(),
+        Change::Rebased { update, .. } => update.len(),
+        // It is counted out on a copy of its root, and may say a lot in few bytes.
+        Change::Patch(_) | Change::Restore(_) => return true,
+    };
+    bytes > INLINE_MERGE_BYTES_MAX || replica.encoded_bytes() > INLINE_EDIT_BYTES_MAX
 }
 
 #[cfg(test)]

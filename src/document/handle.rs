@@ -5,7 +5,7 @@
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tokio::sync::{broadcast, mpsc, oneshot};
@@ -16,13 +16,24 @@ use crate::ids::{ClientId, DocumentId, Epoch, Sequence};
 use crate::metrics::Documents;
 use crate::store::{PageLimit, Retention, Store, StoreError};
 
-use super::actor::{Actor, ChangeRequest, Command, FreezeRequest};
+use super::actor::{Actor, ChangeRequest, Command, FreezeRequest, Parts};
+use super::authors::{self, Authors};
+use super::format::ClientNumber;
+use super::json::Shown;
+use super::json_patch::{Fault, JsonPatch};
 use super::presence::{Client, Connected, Presence, Refused};
-use super::replica::Replica;
+use super::replica::restoring::Content as Restored;
+use super::replica::{Allowance, ChangeError, Changed, Replica};
 use super::subscription::{Broadcast, Closing, Known, State, Subscription, Told};
+use super::text::{Edit, Op, Place, TextChange, Unit};
 
 /// How many commands wait for the owning task before callers wait to hand theirs over.
 const INBOX_COMMANDS: usize = 256;
+
+/// A merge or an edit that takes longer is given up. Genuine updates of the largest size take a tenth of a second.
+pub(super) const MERGE_TIME_MAX: Duration = Duration::from_secs(3);
+/// How long the smallest way to a new text is looked for.
+pub(super) const DIFFERENCE_TIME_MAX: Duration = Duration::from_millis(200);
 
 /// How open documents behave. Sizes in bytes of Yjs encoding v1.
 #[derive(Debug, Clone)]
@@ -59,8 +70,20 @@ pub enum DocumentError {
     Unsupported { content: &'static str },
     #[error("the document may have {limit} {unit} at the most")]
     TooLarge { limit: usize, unit: &'static str },
-    #[error("position {position} lies outside the text of {length} UTF-16 code units, or inside a character")]
-    InvalidPosition { position: u32, length: u32 },
+    /// Both in the unit that the edit is counted in.
+    #[error("position {position} lies outside the text of length {length}, or inside a character")]
+    InvalidPosition { position: i64, length: u64 },
+    #[error("the root `{root}` holds something else than text")]
+    WrongType { root: String },
+    /// The root is neither a map nor an array, or not the one of them that the patch is for.
+    #[error("{detail}")]
+    WrongRoot { detail: &'static str },
+    #[error("operation {index} of the patch does not fit: {fault}")]
+    Patch { index: usize, fault: Fault },
+    #[error("the base lies after {head}, the last sequence that there is")]
+    InvalidBase { head: Sequence },
+    #[error("the idempotency key was given to another request before")]
+    KeyReused,
     #[error("the document exists already")]
     Exists { epoch: Option<Epoch>, sequence: Sequence },
     #[error("the document is frozen since {since} and takes no changes")]
@@ -75,6 +98,12 @@ pub enum DocumentError {
     Damaged { detail: String },
 }
 
+impl DocumentError {
+    pub(super) fn too_costly() -> Self {
+        Self::Invalid { reason: format!("merging it takes over {} s", MERGE_TIME_MAX.as_secs()) }
+    }
+}
+
 impl From<StoreError> for DocumentError {
     fn from(error: StoreError) -> Self {
         match error {
@@ -87,25 +116,57 @@ impl From<StoreError> for DocumentError {
     }
 }
 
-/// A change that somebody asks for. Positions and lengths are UTF-16 code units.
+/// A change that somebody asks for.
 #[derive(Debug, Clone)]
 pub enum Change {
     /// Yjs encoding v1.
     Update(Bytes),
-    SetText {
-        root: String,
-        text: String,
+    /// An edit of the text as it is.
+    Text(TextChange),
+    /// An edit of the text as it was, made there under a number that is new to the document.
+    Rebased {
+        update: Bytes,
+        number: ClientNumber,
+        /// The text whose length is to be answered, and in what, if it was an edit of one.
+        text: Option<(String, Unit)>,
     },
-    InsertAt {
-        root: String,
-        position: u32,
-        text: String,
-    },
-    DeleteRange {
-        root: String,
-        position: u32,
-        length: u32,
-    },
+    /// A JSON Patch of a root as it is. Shared: it is handed from thread to thread.
+    Patch(Arc<JsonPatch>),
+    /// What the document held before.
+    Restore(Arc<Restored>),
+}
+
+/// Where in a document's history somebody stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Base {
+    pub epoch: Expected,
+    pub sequence: Sequence,
+}
+
+/// Names a request that must be carried out only once.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Once {
+    pub key: String,
+    /// Of all that is asked: under the same key nothing else may be.
+    pub digest: [u8; 32],
+}
+
+/// Who asks for a change, and on what terms.
+#[derive(Debug, Clone)]
+pub struct Terms {
+    pub origin: Origin,
+    pub user: Option<String>,
+    pub expected: Expected,
+    /// The state that the change is meant for; `None`: whatever it is by then.
+    pub base: Option<Base>,
+    pub once: Option<Once>,
+}
+
+impl Terms {
+    /// On whatever the document is by then, as often as it is asked for.
+    pub fn plain(origin: Origin) -> Self {
+        Self { origin, user: None, expected: Expected::Any, base: None, once: None }
+    }
 }
 
 /// What a new document begins with.
@@ -159,6 +220,16 @@ pub struct Written {
     /// The change's own sequence, or the head if nothing changed.
     pub sequence: Sequence,
     pub changed: bool,
+    /// After an edit of a text: how long it is then, in the edit's unit.
+    pub length: Option<u64>,
+}
+
+/// What became of a change, or why nothing did so far.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Outcome {
+    Written(Written),
+    /// Its base is not the head any more: it is to be made there, and merged.
+    Behind,
 }
 
 /// A document at the moment in which it was frozen.
@@ -226,6 +297,7 @@ impl Document {
         store: Arc<dyn Store>,
         settings: Settings,
         metrics: Arc<Documents>,
+        authors: Arc<Authors>,
         tasks: &TaskTracker,
     ) -> Self {
         let (inbox, commands) = mpsc::channel(INBOX_COMMANDS);
@@ -235,8 +307,9 @@ impl Document {
             resident_bytes: AtomicUsize::new(0),
             metrics,
         });
-        let actor = Actor::new(id.clone(), store.clone(), settings, shared.clone(), commands, tasks.clone());
-        tasks.spawn(Box::new(actor).run());
+        let parts =
+            Parts { store: store.clone(), settings, authors, shared: shared.clone(), tasks: tasks.clone() };
+        tasks.spawn(Box::new(Actor::new(id.clone(), parts, commands)).run());
         Self(Arc::new(Inner { id, inbox, shared, store, started: Instant::now(), used: AtomicU64::new(0) }))
     }
 
@@ -255,7 +328,8 @@ impl Document {
         user: Option<String>,
         expected: Expected,
     ) -> Result<Written, DocumentError> {
-        self.change(Change::Update(update), origin, user, expected).await
+        let terms = Terms { user, expected, ..Terms::plain(origin) };
+        self.change(Change::Update(update), terms).await
     }
 
     /// Writes a document that does not exist yet: with an update of somebody's, or with a root text.
@@ -265,9 +339,11 @@ impl Document {
     pub async fn create(&self, content: Content, origin: Origin) -> Result<Written, DocumentError> {
         let change = match content {
             Content::Update(update) => Change::Update(update),
-            Content::Text { root, text } => Change::SetText { root, text },
+            Content::Text { root, text } => {
+                Change::Text(TextChange { root, unit: Unit::default(), edit: Edit::Replace(text) })
+            }
         };
-        self.change(change, origin, None, Expected::New).await
+        self.change(change, Terms { expected: Expected::New, ..Terms::plain(origin) }).await
     }
 
     /// Lets the document take no changes any more, or takes that back. Answers with what it is at that moment.
@@ -287,8 +363,7 @@ impl Document {
     /// # Errors
     /// Any of `DocumentError`; nothing changed.
     pub async fn set_text(&self, root: &str, text: &str, origin: Origin) -> Result<Written, DocumentError> {
-        let change = Change::SetText { root: root.to_owned(), text: text.to_owned() };
-        self.change(change, origin, None, Expected::Any).await
+        self.edit(root, Edit::Replace(text.to_owned()), origin).await
     }
 
     /// Inserts at `position`, in UTF-16 code units.
@@ -302,8 +377,8 @@ impl Document {
         text: &str,
         origin: Origin,
     ) -> Result<Written, DocumentError> {
-        let change = Change::InsertAt { root: root.to_owned(), position, text: text.to_owned() };
-        self.change(change, origin, None, Expected::Any).await
+        let op = Op::Insert { at: Place::At(position.into()), text: text.to_owned() };
+        self.edit(root, Edit::Ops(vec![op]), origin).await
     }
 
     /// Deletes `length` code units from `position` on, both in UTF-16.
@@ -317,20 +392,87 @@ impl Document {
         length: u32,
         origin: Origin,
     ) -> Result<Written, DocumentError> {
-        let change = Change::DeleteRange { root: root.to_owned(), position, length };
-        self.change(change, origin, None, Expected::Any).await
+        let op = Op::Delete { at: Place::At(position.into()), length: length.into() };
+        self.edit(root, Edit::Ops(vec![op]), origin).await
+    }
+
+    async fn edit(&self, root: &str, edit: Edit, origin: Origin) -> Result<Written, DocumentError> {
+        let change = TextChange { root: root.to_owned(), unit: Unit::Utf16, edit };
+        self.edit_text(change, Terms::plain(origin)).await
+    }
+
+    /// Edits a text: as it is, or as it was at a base, and then merged with what has happened since.
+    ///
+    /// # Errors
+    /// Any of `DocumentError`; nothing changed.
+    pub async fn edit_text(&self, change: TextChange, terms: Terms) -> Result<Written, DocumentError> {
+        self.change_on_base(Change::Text(change), terms).await
+    }
+
+    /// Makes the document hold what it held at a sequence, as a new edit: no earlier one is undone for anybody.
+    ///
+    /// # Errors
+    /// `NotFound` after the head too, `Gone`, `WrongRoot` if some of it cannot be brought back; any of `DocumentError`;
+    /// nothing changed.
+    pub async fn restore(&self, at: Sequence, terms: Terms) -> Result<Written, DocumentError> {
+        let (epoch, replica) = self.replica_at(at, 0).await?;
+        let read = move || {
+            std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| replica.content())).unwrap_or_else(
+                |_panic| Err(DocumentError::Invalid { reason: "the earlier content cannot be read".into() }),
+            )
+        };
+        let interrupted = |_| DocumentError::Unavailable { reason: "restoring was interrupted".into() };
+        let content = tokio::task::spawn_blocking(read).await.map_err(interrupted)??;
+        // What was read is of one life: what is there by now may be another.
+        let expected = match terms.expected {
+            Expected::Any => Expected::This(epoch),
+            expected => expected,
+        };
+        self.change(Change::Restore(Arc::new(content)), Terms { expected, ..terms }).await
+    }
+
+    /// Carries out a JSON Patch on a root, in one transaction and as one update: on the root as it is, or as it was at
+    /// a base, and then merged with what has happened since.
+    ///
+    /// # Errors
+    /// `WrongRoot`, `Patch`; any of `DocumentError`; nothing changed.
+    pub async fn patch_json(&self, patch: JsonPatch, terms: Terms) -> Result<Written, DocumentError> {
+        self.change_on_base(Change::Patch(Arc::new(patch)), terms).await
+    }
+
+    async fn change_on_base(&self, change: Change, terms: Terms) -> Result<Written, DocumentError> {
+        let Some(base) = terms.base else {
+            return self.change(change, terms).await;
+        };
+        if let Outcome::Written(written) = self.ask_for(change.clone(), terms.clone()).await? {
+            return Ok(written);
+        }
+        let number = authors::draw();
+        let (epoch, replica) = self.replica_at(base.sequence, number).await?;
+        let text = match &change {
+            Change::Text(TextChange { root, unit, .. }) => Some((root.clone(), *unit)),
+            _ => None,
+        };
+        let change = move || change_elsewhere(replica, &change);
+        let interrupted = |_| DocumentError::Unavailable { reason: "the edit was interrupted".into() };
+        let update = tokio::task::spawn_blocking(change).await.map_err(interrupted)??;
+        // The history that was read is that of one life: what is there by now may be another.
+        let base = Base { epoch: Expected::This(epoch), sequence: base.sequence };
+        let terms = Terms { base: Some(base), ..terms };
+        self.change(Change::Rebased { update, number, text }, terms).await
+    }
+
+    /// Carries out a change that is meant for the document whatever it is.
+    async fn change(&self, change: Change, terms: Terms) -> Result<Written, DocumentError> {
+        match self.ask_for(change, terms).await? {
+            Outcome::Written(written) => Ok(written),
+            Outcome::Behind => Err(DocumentError::Unavailable { reason: "a change was not rebased".into() }),
+        }
     }
 
     /// Carries out a change: merged, appended, durable, and only then answered and told to the others.
-    async fn change(
-        &self,
-        change: Change,
-        origin: Origin,
-        user: Option<String>,
-        expected: Expected,
-    ) -> Result<Written, DocumentError> {
-        self.ask(|reply| Command::Change(Box::new(ChangeRequest { change, origin, user, expected, reply })))
-            .await?
+    async fn ask_for(&self, change: Change, terms: Terms) -> Result<Outcome, DocumentError> {
+        self.ask(|reply| Command::Change(Box::new(ChangeRequest { change, terms, reply }))).await?
     }
 
     /// The whole document, or what the holder of `state_vector` lacks.
@@ -349,7 +491,7 @@ impl Document {
     /// # Errors
     /// `NotFound` after the head too, `Gone`, `Unavailable`, `Damaged`.
     pub async fn state_at(&self, at: Sequence, state_vector: Option<Bytes>) -> Result<State, DocumentError> {
-        let (epoch, replica) = self.replica_at(at).await?;
+        let (epoch, replica) = self.replica_at(at, 0).await?;
         let update = match state_vector {
             Some(state_vector) => replica.difference(&state_vector)?,
             None => replica.whole(),
@@ -366,12 +508,18 @@ impl Document {
         at: Sequence,
         root: &str,
     ) -> Result<(Epoch, Sequence, String), DocumentError> {
-        let (epoch, replica) = self.replica_at(at).await?;
+        let (epoch, replica) = self.replica_at(at, 0).await?;
         Ok((epoch, at, replica.text(root)))
     }
 
     /// Rebuilds the document as it was, beside the one that lives.
-    pub(super) async fn replica_at(&self, at: Sequence) -> Result<(Epoch, Replica), DocumentError> {
+    ///
+    /// `number`: the Yjs client number that is written to it with, if anything is.
+    pub(super) async fn replica_at(
+        &self,
+        at: Sequence,
+        number: ClientNumber,
+    ) -> Result<(Epoch, Replica), DocumentError> {
         const EVERYTHING: PageLimit = PageLimit { events_max: usize::MAX, bytes_max: usize::MAX };
         let (epoch, head) = self.head().await?;
         if at > head {
@@ -388,11 +536,45 @@ impl Document {
         };
         let build = move || {
             let updates = events.iter().filter(|event| event.sequence <= at).map(|event| &event.update[..]);
-            Replica::open(snapshot.as_ref().map(|snapshot| &snapshot.update[..]), updates)
+            Replica::open(number, snapshot.as_ref().map(|snapshot| &snapshot.update[..]), updates)
         };
         let interrupted = |_| DocumentError::Unavailable { reason: "rebuilding was interrupted".into() };
         let replica = tokio::task::spawn_blocking(build).await.map_err(interrupted)?;
         Ok((epoch, replica.map_err(|detail| DocumentError::Damaged { detail })?))
+    }
+
+    /// Waits until the document has got as far as `reached`, and says where it is then.
+    ///
+    /// A document never written stands at zero. While this waits it counts as a stream.
+    ///
+    /// # Errors
+    /// `EpochChanged` if it is of another life, and so will never get there; `Unavailable`, `Damaged`.
+    pub async fn reach(&self, reached: Base) -> Result<(Option<Epoch>, Sequence), DocumentError> {
+        // Listening before asking: nothing falls between.
+        let mut live = self.0.shared.live.subscribe();
+        loop {
+            let at = match self.head().await {
+                Ok((epoch, head)) => (Some(epoch), head),
+                Err(DocumentError::NotFound) => (None, Sequence::ZERO),
+                Err(error) => return Err(error),
+            };
+            if at.0.is_some() && !reached.epoch.is_met(at.0) {
+                return Err(DocumentError::EpochChanged { epoch: at.0 });
+            }
+            if at.1 >= reached.sequence {
+                return Ok(at);
+            }
+            let changes = async {
+                loop {
+                    match live.recv().await.as_deref().map(Broadcast::told) {
+                        Ok(Told::Event { event, .. }) if event.sequence < reached.sequence => {}
+                        Ok(Told::Awareness { .. } | Told::Joined(_) | Told::Left(_)) => {}
+                        _ => break,
+                    }
+                }
+            };
+            changes.await;
+        }
     }
 
     /// The text of a root, with the life and the sequence that it belongs to.
@@ -402,6 +584,32 @@ impl Document {
     pub async fn text(&self, root: &str) -> Result<(Epoch, Sequence, String), DocumentError> {
         let root = Box::from(root);
         self.ask(|reply| Command::Text { root, reply }).await?
+    }
+
+    /// What the roots hold, in the order of their names; or the one root, if there is such a one.
+    ///
+    /// # Errors
+    /// `NotFound`, `Unavailable`, `Damaged`.
+    pub async fn json(&self, root: Option<&str>) -> Result<(Epoch, Sequence, Vec<Shown>), DocumentError> {
+        let root = root.map(Box::from);
+        self.ask(|reply| Command::Json { root, reply }).await?
+    }
+
+    /// What the roots held at a sequence.
+    ///
+    /// # Errors
+    /// As `state_at`.
+    pub async fn json_at(
+        &self,
+        at: Sequence,
+        root: Option<&str>,
+    ) -> Result<(Epoch, Sequence, Vec<Shown>), DocumentError> {
+        let (epoch, replica) = self.replica_at(at, 0).await?;
+        let root = root.map(str::to_owned);
+        let interrupted = |_| DocumentError::Unavailable { reason: "reading was interrupted".into() };
+        let read = move || replica.roots(root.as_deref());
+        let roots = tokio::task::spawn_blocking(read).await.map_err(interrupted)?;
+        Ok((epoch, at, roots))
     }
 
     /// The document's life and head.
@@ -534,7 +742,7 @@ impl Document {
 
     /// Since when nobody has used it.
     pub fn idle_since(&self) -> Instant {
-        self.0.started + std::time::Duration::from_millis(self.0.used.load(Ordering::Relaxed))
+        self.0.started + Duration::from_millis(self.0.used.load(Ordering::Relaxed))
     }
 
     /// Whether this handle, the registry's, is the only one, and nobody is here.
@@ -553,6 +761,26 @@ impl Document {
         let (reply, answer) = oneshot::channel();
         self.0.inbox.send(command(reply)).await.map_err(|_| gone())?;
         answer.await.map_err(|_| gone())
+    }
+}
+
+/// Edits a replica that is thrown away afterwards. Returns the update that says what was done.
+fn change_elsewhere(mut replica: Replica, change: &Change) -> Result<Bytes, DocumentError> {
+    /// No structs, no deletions.
+    const NOTHING: Bytes = Bytes::from_static(&[0, 0]);
+    let started = Instant::now();
+    let allowance = Allowance {
+        // That the document has room is asked when the edit is merged into it.
+        bytes_max: usize::MAX,
+        is_patient: &|| started.elapsed() < MERGE_TIME_MAX,
+        difference_until: Some(started + DIFFERENCE_TIME_MAX),
+    };
+    match replica.change(change, &Origin::Anonymous, &allowance) {
+        Ok(Changed::Update(update)) => Ok(update),
+        Ok(Changed::Nothing) => Ok(NOTHING),
+        Err(ChangeError::Refused(error)) => Err(error),
+        Err(ChangeError::Broken { reason }) => Err(DocumentError::Invalid { reason }),
+        Err(ChangeError::TooCostly) => Err(DocumentError::too_costly()),
     }
 }
 

@@ -1,16 +1,20 @@
 //! A shared document while it is open: its replica, its log's head, and who is here.
 //!
 //! A task owns each open document (`actor`) and others hold a handle to it (`handle`). Updates are read strictly
-//! (`format`) and let in only if nothing is missing (`admission`); what the CRDT makes of them stays in `replica`,
-//! the only file that speaks yrs.
+//! (`format`) and let in only if nothing is missing (`admission`); edits of a text are counted out (`text`). What the
+//! CRDT makes of them stays in `replica`, the only module that speaks yrs.
 
 pub mod admission;
+pub mod authors;
 pub mod format;
 pub mod handle;
 pub mod history;
+pub mod json;
+pub mod json_patch;
 pub mod lib0;
 pub mod presence;
 pub mod subscription;
+pub mod text;
 
 mod actor;
 mod replica;

@@ -1,27 +1,33 @@
-//! Our copy of a document: the only file that speaks yrs.
+//! Our copy of a document: this module is the only one that speaks yrs.
 //!
 //! Pure: no clock, no IO. A change is read strictly (`format`), admitted (`admission`), and applied in a
-//! transaction that carries its origin.
+//! transaction that carries its origin. Edits of its texts are made in `editing`; what its roots hold is read in
+//! `shape`, and patched in `patching`.
 //!
 //! Invariants:
 //! - nothing is parked: every state is that of a Yjs document that has everything it builds on;
 //! - garbage is not collected, so what clients hold on to stays where they point;
 //! - a replica that answered `Broken`, or panicked, is thrown away by its owner.
 
+mod editing;
+mod patching;
+pub(super) mod restoring;
+mod shape;
+
+use std::time::Instant;
+
 use bytes::Bytes;
 use yrs::updates::decoder::Decode;
-use yrs::{
-    Doc, GetString, OffsetKind, Options, ReadTxn, StateVector, Text, TextRef, Transact, TransactionMut,
-    Update,
-};
+use yrs::{Doc, OffsetKind, Options, ReadTxn, StateVector, Transact, TransactionMut, Update};
 
 use crate::event::Origin;
 use crate::ids::Sequence;
 use crate::store::Archive;
 
 use super::admission::{CLIENTS_MAX, Known, Refusal};
-use super::format::{self, DeleteSet, FormatError};
+use super::format::{self, ClientNumber, DeleteSet, FormatError};
 use super::handle::{Change, DocumentError};
+use super::text::Content;
 
 /// An update of more blocks is applied in portions of so many: keystrokes have one, and 64 take the library no
 /// longer than a second even in the largest documents.
@@ -52,25 +58,46 @@ impl From<DocumentError> for ChangeError {
     }
 }
 
+/// What a change may cost.
+pub(super) struct Allowance<'a> {
+    /// How long the whole state may become, encoded.
+    pub(super) bytes_max: usize,
+    /// Asked now and then whether a change that takes long may go on.
+    pub(super) is_patient: &'a dyn Fn() -> bool,
+    /// How long the smallest way to a new text may be looked for.
+    pub(super) difference_until: Option<Instant>,
+}
+
 pub(super) struct Replica {
     doc: Doc,
     known: Known,
+    /// The text that was edited last, with its root, if nothing has changed since.
+    content: Option<(String, Content)>,
     /// At the least what the whole state takes encoded: exact after an encoding, then counted up.
     encoded_bytes: usize,
+    formats: shape::Formats,
 }
 
 impl Replica {
     /// A document never written.
-    pub(super) fn new() -> Self {
+    ///
+    /// `number`: the Yjs client number that its own edits are made under.
+    pub(super) fn new(number: ClientNumber) -> Self {
         let mut options = Options {
             offset_kind: OffsetKind::Utf16,
             skip_gc: true,
             // Deletions that no client made would be in no log.
             cleanup_formatting: false,
-            ..Options::default()
+            ..Options::with_client_id(yrs::block::ClientID::new(number))
         };
         options.should_load = false;
-        Self { doc: Doc::with_options(options), known: Known::default(), encoded_bytes: 0 }
+        Self {
+            doc: Doc::with_options(options),
+            known: Known::default(),
+            content: None,
+            encoded_bytes: 0,
+            formats: Default::default(),
+        }
     }
 
     /// Rebuilds a document from a snapshot and the updates after it.
@@ -78,10 +105,11 @@ impl Replica {
     /// # Errors
     /// Says which update cannot be merged. It was accepted once, so the log was damaged.
     pub(super) fn open<'a>(
+        number: ClientNumber,
         snapshot: Option<&'a [u8]>,
         tail: impl Iterator<Item = &'a [u8]>,
     ) -> Result<Self, String> {
-        let mut replica = Self::new();
+        let mut replica = Self::new(number);
         for (number, update) in snapshot.into_iter().chain(tail).enumerate() {
             replica.merge(update, &Origin::Anonymous, usize::MAX, &|| true).map_err(|error| match error {
                 ChangeError::Refused(error) => format!("update {number} of its log is refused: {error}"),
@@ -94,7 +122,7 @@ impl Replica {
 
     /// Whether a snapshot loads as what it was taken from.
     pub(super) fn verify(snapshot: &[u8], state_vector: &[u8]) -> bool {
-        Self::open(Some(snapshot), std::iter::empty()).is_ok_and(|loaded| {
+        Self::open(0, Some(snapshot), std::iter::empty()).is_ok_and(|loaded| {
             loaded.state_vector() == state_vector && loaded.encode(&StateVector::default()) == snapshot
         })
     }
@@ -111,16 +139,16 @@ impl Replica {
         };
         let mut state_vectors = Vec::new();
         if oldest == Sequence::ZERO.next() {
-            state_vectors.push(Self::open(None, after(Sequence::ZERO))?.state_vector());
+            state_vectors.push(Self::open(0, None, after(Sequence::ZERO))?.state_vector());
         }
         for snapshot in &archive.snapshots {
             let (sequence, update) = (snapshot.sequence, Some(&snapshot.update[..]));
             // One that a version keeps may lie before what is left of the log.
             let leads_to_head = sequence.next() >= oldest;
             let replica = if leads_to_head {
-                Self::open(update, after(sequence))
+                Self::open(0, update, after(sequence))
             } else {
-                Self::open(update, std::iter::empty())
+                Self::open(0, update, std::iter::empty())
             };
             let replica = replica.map_err(|error| format!("from its snapshot at {sequence}: {error}"))?;
             if leads_to_head {
@@ -133,40 +161,35 @@ impl Replica {
         Ok(())
     }
 
+    /// The Yjs client number that its own edits are made under.
+    pub(super) fn number(&self) -> ClientNumber {
+        self.doc.client_id().get()
+    }
+
+    /// Whether a Yjs client of that number has written to the document.
+    pub(super) fn has_written(&self, number: ClientNumber) -> bool {
+        self.known.next_clock(number) > 0
+    }
+
     /// Carries out one change, whole or not at all.
-    ///
-    /// `bytes_max`: how long the whole state may become, encoded. `is_patient`: asked now and then whether a merge
-    /// that takes long may go on.
     pub(super) fn change(
         &mut self,
         change: &Change,
         origin: &Origin,
-        bytes_max: usize,
-        is_patient: &dyn Fn() -> bool,
+        allowance: &Allowance<'_>,
     ) -> Result<Changed, ChangeError> {
         match change {
             Change::Update(update) => {
-                let changed = self.merge(update, origin, bytes_max, is_patient)?;
+                let changed = self.merge(update, origin, allowance.bytes_max, allowance.is_patient)?;
                 Ok(if changed { Changed::Update(update.clone()) } else { Changed::Nothing })
             }
-            Change::SetText { root, text } => {
-                self.check_size(text.len(), bytes_max)?;
-                let old = self.text(root);
-                let Some(splice) = Splice::between(&old, text) else { return Ok(Changed::Nothing) };
-                self.splice(root, &splice, origin)
+            Change::Text(change) => self.edit(change, origin, allowance),
+            Change::Rebased { update, number, text } => {
+                let text = text.as_ref().map(|(root, _)| root.as_str());
+                self.merge_edit(update, *number, text, origin, allowance)
             }
-            Change::InsertAt { root, position, text } => {
-                self.check_size(text.len(), bytes_max)?;
-                check_position(&self.text(root), *position)?;
-                self.splice(root, &Splice { position: *position, deleted: 0, inserted: text }, origin)
-            }
-            Change::DeleteRange { root, position, length } => {
-                let text = self.text(root);
-                let end = position.saturating_add(*length);
-                check_position(&text, *position)?;
-                check_position(&text, end)?;
-                self.splice(root, &Splice { position: *position, deleted: *length, inserted: "" }, origin)
-            }
+            Change::Patch(patch) => self.patch(patch, origin, allowance),
+            Change::Restore(content) => self.restore(content, origin, allowance),
         }
     }
 
@@ -193,6 +216,8 @@ impl Replica {
             return Ok(false);
         }
         self.check_size(bytes.len(), bytes_max)?;
+        self.content = None;
+        self.formats.note(&outline);
         let derived = if admission.block_count() <= PORTION_BLOCKS {
             self.integrate(bytes, origin)?
         } else {
@@ -223,31 +248,6 @@ impl Replica {
             return Err(broken("an admitted update was not integrated whole".into()));
         }
         Ok(deletions_of(&transaction))
-    }
-
-    /// Replaces part of a text, in one transaction and one update.
-    fn splice(&mut self, root: &str, splice: &Splice<'_>, origin: &Origin) -> Result<Changed, ChangeError> {
-        if splice.deleted == 0 && splice.inserted.is_empty() {
-            return Ok(Changed::Nothing);
-        }
-        let text: TextRef = self.doc.get_or_insert_text(root);
-        let mut transaction = begin(&self.doc, origin)?;
-        if splice.deleted > 0 {
-            text.remove_range(&mut transaction, splice.position, splice.deleted);
-        }
-        if !splice.inserted.is_empty() {
-            text.insert(&mut transaction, splice.position, splice.inserted);
-        }
-        let update = Bytes::from(transaction.encode_update_v1());
-        let derived = deletions_of(&transaction);
-        drop(transaction);
-        // From here on a failure means that the replica knows more than `known`.
-        let broken = |reason: String| ChangeError::Broken { reason };
-        let outline = format::read_update(&update).map_err(|error| broken(error.to_string()))?;
-        let admission = self.known.admit(&outline).map_err(|refusal| broken(refusal.to_string()))?;
-        self.known.record(admission, &outline.deletions, &derived);
-        self.encoded_bytes += update.len();
-        Ok(Changed::Update(update))
     }
 
     /// # Errors
@@ -318,15 +318,14 @@ impl Replica {
         self.known.state_vector().encode().into()
     }
 
-    /// The text of a root, without formats and embeds; empty if there is no such root.
-    pub(super) fn text(&self, root: &str) -> String {
-        let transaction = self.doc.transact();
-        transaction.get_text(root).map_or_else(String::new, |text| text.get_string(&transaction))
-    }
-
     /// What the whole state takes encoded, at the most.
     pub(super) fn encoded_bytes(&self) -> usize {
         self.encoded_bytes
+    }
+
+    /// What is kept of its text beside the state.
+    pub(super) fn copied_bytes(&self) -> usize {
+        self.content.as_ref().map_or(0, |(_, content)| content.bytes())
     }
 
     fn encode(&self, state_vector: &StateVector) -> Vec<u8> {
@@ -352,64 +351,12 @@ fn deletions_of(transaction: &TransactionMut<'_>) -> DeleteSet {
     deletions
 }
 
-fn to_yrs(clocks: impl Iterator<Item = (format::ClientNumber, u32)>) -> StateVector {
+fn to_yrs(clocks: impl Iterator<Item = (ClientNumber, u32)>) -> StateVector {
     let mut state_vector = StateVector::default();
     for (client, clock) in clocks {
         state_vector.set_max(yrs::block::ClientID::new(client), clock);
     }
     state_vector
-}
-
-/// # Errors
-/// `InvalidPosition` past the end or inside a surrogate pair. `position` in UTF-16 code units.
-fn check_position(text: &str, position: u32) -> Result<(), DocumentError> {
-    let mut units = 0;
-    for character in text.chars() {
-        if units >= position {
-            break;
-        }
-        units += character.len_utf16() as u32;
-    }
-    if units == position {
-        return Ok(());
-    }
-    Err(DocumentError::InvalidPosition { position, length: utf16_length(text) })
-}
-
-fn utf16_length(text: &str) -> u32 {
-    text.chars().map(|character| character.len_utf16() as u32).sum()
-}
-
-/// One replacement in a text. `position` and `deleted` in UTF-16 code units.
-#[derive(Debug, PartialEq, Eq)]
-struct Splice<'a> {
-    position: u32,
-    deleted: u32,
-    inserted: &'a str,
-}
-
-impl<'a> Splice<'a> {
-    /// The smallest single replacement that leads from `old` to `new`; `None` if they are the same.
-    fn between(old: &str, new: &'a str) -> Option<Self> {
-        if old == new {
-            return None;
-        }
-        let same = |pair: &(char, char)| pair.0 == pair.1;
-        let prefix: usize =
-            old.chars().zip(new.chars()).take_while(same).map(|(character, _)| character.len_utf8()).sum();
-        let suffix: usize = old[prefix..]
-            .chars()
-            .rev()
-            .zip(new[prefix..].chars().rev())
-            .take_while(same)
-            .map(|(character, _)| character.len_utf8())
-            .sum();
-        Some(Self {
-            position: utf16_length(&old[..prefix]),
-            deleted: utf16_length(&old[prefix..old.len() - suffix]),
-            inserted: &new[prefix..new.len() - suffix],
-        })
-    }
 }
 
 #[cfg(test)]

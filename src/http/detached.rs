@@ -7,13 +7,14 @@
 use warp::http::uri::PathAndQuery;
 use warp::http::{HeaderMap, HeaderName, HeaderValue, Request, Uri, header};
 
-/// The headers that handlers read; the others are not copied.
-const READ_HEADERS: [HeaderName; 5] = [
+/// The headers that handlers read. No other is copied: for a handler, a header that is not in this list is never there.
+const READ_HEADERS: [HeaderName; 6] = [
     header::CONTENT_TYPE,
     header::CONTENT_LENGTH,
     header::ACCEPT,
     header::IF_NONE_MATCH,
     HeaderName::from_static("last-event-id"),
+    HeaderName::from_static("idempotency-key"),
 ];
 
 /// The request as handlers see it, with copies of what they read in place of slices. The body stays.

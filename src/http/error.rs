@@ -7,9 +7,9 @@ use warp::http::{HeaderValue, Response as HttpResponse, StatusCode, header};
 use warp::hyper::body::Bytes;
 
 use crate::document::handle::DocumentError;
+use crate::document::json_patch::{self, Fault};
 use crate::document::presence::Refused;
-
-use crate::ids::Sequence;
+use crate::ids::{Epoch, Sequence};
 
 use super::metrics::Code;
 use super::route::Response;
@@ -58,6 +58,12 @@ pub enum ApiError {
     BodyTooSlow { seconds: u64 },
     #[error("the body broke off: {0}")]
     BodyBroken(String),
+    #[error("the body is no UTF-8 from byte {valid_up_to} on")]
+    NotUtf8 { valid_up_to: usize },
+    #[error("the document has not got so far in time; it is at {seq}")]
+    NotReached { epoch: Option<Epoch>, seq: Sequence },
+    #[error(transparent)]
+    InvalidPatch(#[from] json_patch::Malformed),
     #[error("{reason}")]
     Unavailable { reason: String },
     #[error(transparent)]
@@ -146,7 +152,16 @@ impl ApiError {
                 described(StatusCode::PAYLOAD_TOO_LARGE, "too_large", vec![("limit", json!(limit))])
             }
             Self::BodyTooSlow { .. } => described(StatusCode::REQUEST_TIMEOUT, "request_timeout", vec![]),
+            Self::NotUtf8 { .. } => described(StatusCode::BAD_REQUEST, "invalid_body", vec![]),
+            Self::NotReached { epoch, seq } => described(
+                StatusCode::PRECONDITION_FAILED,
+                "not_reached",
+                vec![("epoch", json!(epoch)), ("seq", json!(seq))],
+            ),
             Self::BodyBroken(_) => described(StatusCode::BAD_REQUEST, "invalid_body", vec![]),
+            Self::InvalidPatch(json_patch::Malformed { index, .. }) => {
+                described(StatusCode::UNPROCESSABLE_ENTITY, "invalid_patch", vec![("index", json!(index))])
+            }
             Self::Unavailable { .. } => described(StatusCode::SERVICE_UNAVAILABLE, "unavailable", vec![]),
             Self::Awareness(_) => described(StatusCode::UNPROCESSABLE_ENTITY, "invalid_update", vec![]),
             Self::Document(error) => describe_document(error, detail),
@@ -186,6 +201,20 @@ fn describe_document(error: DocumentError, detail: String) -> Described {
         DocumentError::InvalidPosition { length, .. } => {
             described(StatusCode::UNPROCESSABLE_ENTITY, "invalid_position", vec![("length", json!(length))])
         }
+        DocumentError::WrongRoot { .. } => described(StatusCode::UNPROCESSABLE_ENTITY, "wrong_type", vec![]),
+        DocumentError::Patch { index, fault } => {
+            let (status, code) = match fault {
+                Fault::InvalidPointer(_) => (StatusCode::UNPROCESSABLE_ENTITY, "invalid_pointer"),
+                Fault::TestFailed => (StatusCode::CONFLICT, "test_failed"),
+                Fault::WrongType(_) => (StatusCode::UNPROCESSABLE_ENTITY, "wrong_type"),
+                Fault::TooDeep => (StatusCode::UNPROCESSABLE_ENTITY, "invalid_patch"),
+                Fault::TooLarge => {
+                    let fields = vec![("limit", json!(json_patch::ADDED_BYTES_MAX)), ("index", json!(index))];
+                    return described(StatusCode::PAYLOAD_TOO_LARGE, "too_large", fields);
+                }
+            };
+            described(status, code, vec![("index", json!(index))])
+        }
         DocumentError::Exists { epoch, sequence } => described(
             StatusCode::CONFLICT,
             "already_exists",
@@ -193,6 +222,13 @@ fn describe_document(error: DocumentError, detail: String) -> Described {
         ),
         DocumentError::Frozen { since } => {
             described(StatusCode::LOCKED, "frozen", vec![("frozen_at", json!(since))])
+        }
+        DocumentError::WrongType { .. } => described(StatusCode::UNPROCESSABLE_ENTITY, "wrong_type", vec![]),
+        DocumentError::InvalidBase { .. } => {
+            described(StatusCode::UNPROCESSABLE_ENTITY, "invalid_base", vec![])
+        }
+        DocumentError::KeyReused => {
+            described(StatusCode::UNPROCESSABLE_ENTITY, "idempotency_key_reused", vec![])
         }
         DocumentError::Gone { oldest } => {
             described(StatusCode::GONE, "gone", vec![("oldest", json!(oldest))])

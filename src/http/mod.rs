@@ -14,11 +14,13 @@ pub mod events;
 mod freeze;
 mod health;
 mod history;
+mod json;
 mod metrics;
 mod openapi;
 mod pages;
 mod presence;
 mod reader;
+mod restore;
 mod route;
 mod sse;
 mod state;
@@ -86,7 +88,12 @@ fn table(
         at("/events", "GET, HEAD", streams.route_of_many()),
         at("/docs/{doc}/awareness", "POST", presence::awareness(registry.clone(), limits)),
         at("/docs/{doc}/state", "GET, HEAD, POST", state::route(registry.clone(), limits)),
-        at("/docs/{doc}/text", "GET, HEAD", text::route(registry.clone())),
+        at(
+            "/docs/{doc}/text",
+            "GET, HEAD, PATCH, PUT",
+            text::route(registry.clone(), limits, stopping.clone()),
+        ),
+        at("/docs/{doc}/json", "GET, HEAD, PATCH", json::route(registry.clone(), limits)),
         at("/docs/{doc}/clients", "GET, HEAD", presence::clients(registry.clone())),
         at(
             "/docs/{doc}/awareness/{client_id}",
@@ -98,6 +105,7 @@ fn table(
         at("/docs/{doc}/versions", "GET, HEAD, POST", versions::all(registry.clone(), limits)),
         at("/docs/{doc}/versions/{name}", "DELETE, GET, HEAD", versions::one(registry.clone())),
         at("/docs/{doc}/history", "GET, HEAD", history::route(registry.clone())),
+        at("/docs/{doc}/restore", "POST", restore::route(registry.clone(), limits)),
         at("/docs/{doc}/clone", "POST", clone::route(registry.clone(), limits)),
         at("/docs/{doc}/export", "GET, HEAD", archives::export_one(registry.clone())),
         at("/export", "GET, HEAD", archives::export(registry.clone())),

@@ -29,6 +29,10 @@ pub type Route = BoxedFilter<(Response,)>;
 const URI_BYTES_MAX: usize = 32 << 10;
 pub const JSON: &str = "application/json";
 pub const OCTETS: &str = "application/octet-stream";
+/// What curl says of any body unless it is told otherwise.
+const FORM: &str = "application/x-www-form-urlencoded";
+const IDEMPOTENCY_KEY: &str = "idempotency-key";
+const IDEMPOTENCY_KEY_BYTES_MAX: usize = 255;
 
 type BodyStream = Pin<Box<dyn Stream<Item = Result<Bytes, String>> + Send>>;
 
@@ -185,6 +189,17 @@ impl Request {
         }
     }
 
+    /// # Errors
+    /// `UnsupportedMediaType` if the body says to be none of `allowed`; `described` lists them.
+    pub fn expect_body_of(&self, allowed: &[&str], described: &'static str) -> Result<(), ApiError> {
+        match self.content_type() {
+            Some(given) if !allowed.iter().any(|allowed| given.eq_ignore_ascii_case(allowed)) => {
+                Err(ApiError::UnsupportedMediaType { expected: described })
+            }
+            _ => Ok(()),
+        }
+    }
+
     fn content_type(&self) -> Option<&str> {
         let value = self.headers.get(header::CONTENT_TYPE)?;
         // What is no text is no type that is known here either.
@@ -258,6 +273,46 @@ fn best_accepted(accept: &str, offered: &[&'static str]) -> Option<&'static str>
     best.map(|(media, _)| media)
 }
 
+impl Request {
+    /// # Errors
+    /// `UnsupportedMediaType` if the body says to be anything but text in UTF-8, bytes, or what curl calls every body.
+    pub fn expect_text_body(&self) -> Result<(), ApiError> {
+        let expected = "text/plain in UTF-8, or application/octet-stream";
+        let unsupported = Err(ApiError::UnsupportedMediaType { expected });
+        let Some(given) = self.content_type() else { return Ok(()) };
+        let given = given.to_ascii_lowercase();
+        if given != OCTETS && given != FORM && !given.starts_with("text/") {
+            return unsupported;
+        }
+        let charset = self.content_type_parameter("charset");
+        let is_utf8 = |charset: &str| ["utf-8", "utf8", "us-ascii"].contains(&charset);
+        if charset.is_none_or(|charset| is_utf8(&charset)) { Ok(()) } else { unsupported }
+    }
+
+    /// In lower case, without quotes.
+    fn content_type_parameter(&self, name: &str) -> Option<String> {
+        let value = self.headers.get(header::CONTENT_TYPE)?.to_str().ok()?.to_ascii_lowercase();
+        let parameters = value.split(';').skip(1).filter_map(|parameter| parameter.split_once('='));
+        let mut values = parameters.filter(|(given, _)| given.trim() == name).map(|(_, value)| value);
+        Some(values.next()?.trim().trim_matches('"').to_owned())
+    }
+
+    /// The name that the caller gave the request so that it is carried out only once.
+    ///
+    /// # Errors
+    /// `InvalidParameter`.
+    pub fn idempotency_key(&self) -> Result<Option<String>, ApiError> {
+        let Some(given) = self.headers.get(IDEMPOTENCY_KEY) else { return Ok(None) };
+        match given.to_str() {
+            Ok(key) if (1..=IDEMPOTENCY_KEY_BYTES_MAX).contains(&key.len()) => Ok(Some(key.to_owned())),
+            _ => Err(ApiError::InvalidParameter {
+                parameter: IDEMPOTENCY_KEY,
+                expected: format!("1 to {IDEMPOTENCY_KEY_BYTES_MAX} characters of ASCII"),
+            }),
+        }
+    }
+}
+
 /// The parameters of a query string.
 #[derive(Debug, Default)]
 pub struct Query(Vec<(String, String)>);
@@ -277,6 +332,11 @@ impl Query {
             parameters.extend(form_urlencoded::parse(pair.as_bytes()).into_owned());
         }
         Self(parameters)
+    }
+
+    /// Names and values, in the order in which they were given.
+    pub fn pairs(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.0.iter().map(|(name, value)| (name.as_str(), value.as_str()))
     }
 
     pub fn get(&self, name: &str) -> Option<&str> {

@@ -59,11 +59,15 @@ pub struct Answer {
     epoch: Option<Epoch>,
     seq: Sequence,
     changed: bool,
+    /// Of the text that was edited, if one was.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    length: Option<u64>,
 }
 
 impl From<Written> for Answer {
     fn from(written: Written) -> Self {
-        Self { epoch: written.epoch, seq: written.sequence, changed: written.changed }
+        let Written { epoch, sequence, changed, length } = written;
+        Self { epoch, seq: sequence, changed, length }
     }
 }
 

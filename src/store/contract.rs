@@ -5,7 +5,7 @@ use futures_util::future::join_all;
 
 use super::memory::MemoryStore;
 use super::sqlite::SqliteStore;
-use super::{Naming, PageLimit, Retention, Snapshot, Store, StoreError, Version};
+use super::{Naming, PageLimit, Receipt, Retention, Snapshot, Store, StoreError, Version};
 use crate::event::{Event, Origin, Timestamp};
 use crate::ids::{DocumentId, Epoch, Sequence};
 
@@ -69,6 +69,11 @@ on_every_store! {
     an_archive_replaces_nothing,
     what_is_noted_of_a_document_goes_with_it,
     a_closed_store_is_unavailable,
+    a_receipt_is_kept_with_the_events_that_it_tells_of,
+    a_receipt_is_kept_without_events_and_without_a_document,
+    a_receipt_belongs_to_one_document_user_and_key,
+    an_append_that_is_refused_leaves_no_receipt,
+    the_receipts_of_a_deleted_document_are_forgotten,
 }
 
 fn document(name: &str) -> DocumentId {
@@ -571,4 +576,58 @@ async fn what_is_noted_of_a_document_goes_with_it(store: &dyn Store) {
     let document = written(store, "a", 5).await;
     assert_eq!(store.versions(&document).await.unwrap(), Some(Vec::new()));
     assert_eq!(store.summary(&document).await.unwrap().unwrap().frozen_at, None);
+}
+
+fn receipt(key: &str) -> Receipt {
+    Receipt {
+        user: None,
+        key: key.into(),
+        digest: [7; 32],
+        answer: Bytes::from_static(b"an answer"),
+        time: Timestamp::from_milliseconds(1000),
+    }
+}
+
+async fn a_receipt_is_kept_with_the_events_that_it_tells_of(store: &dyn Store) {
+    let document = document("a");
+    store.record(&document, Some(epoch()), events(1..=2), vec![receipt("one")]).await.unwrap();
+    let later = Receipt { answer: Bytes::from_static(b"another"), ..receipt("two") };
+    store.record(&document, Some(epoch()), events(3..=3), vec![later.clone()]).await.unwrap();
+    assert_eq!(store.receipt(&document, None, "one").await.unwrap(), Some(receipt("one")));
+    assert_eq!(store.receipt(&document, None, "two").await.unwrap(), Some(later));
+    assert_eq!(store.summary(&document).await.unwrap().unwrap().head, sequence(3));
+}
+
+async fn a_receipt_is_kept_without_events_and_without_a_document(store: &dyn Store) {
+    let document = document("a");
+    store.record(&document, None, Vec::new(), vec![receipt("one")]).await.unwrap();
+    assert_eq!(store.receipt(&document, None, "one").await.unwrap(), Some(receipt("one")));
+    assert_eq!(store.summary(&document).await.unwrap(), None);
+    assert!(store.record(&document, None, events(1..=1), Vec::new()).await.is_err());
+    assert!(store.record(&document, Some(epoch()), Vec::new(), Vec::new()).await.is_err());
+}
+
+async fn a_receipt_belongs_to_one_document_user_and_key(store: &dyn Store) {
+    let (one, other) = (document("a"), document("b"));
+    let of_ada = Receipt { user: Some("ada".into()), digest: [8; 32], ..receipt("key") };
+    store.record(&one, Some(epoch()), events(1..=1), vec![receipt("key"), of_ada.clone()]).await.unwrap();
+    assert_eq!(store.receipt(&one, None, "key").await.unwrap(), Some(receipt("key")));
+    assert_eq!(store.receipt(&one, Some("ada"), "key").await.unwrap(), Some(of_ada));
+    assert_eq!(store.receipt(&one, Some(""), "key").await.unwrap(), None);
+    assert_eq!(store.receipt(&one, None, "Key").await.unwrap(), None);
+    assert_eq!(store.receipt(&other, None, "key").await.unwrap(), None);
+}
+
+async fn an_append_that_is_refused_leaves_no_receipt(store: &dyn Store) {
+    let document = written(store, "a", 1).await;
+    let refused = store.record(&document, Some(epoch()), events(3..=3), vec![receipt("one")]).await;
+    assert!(matches!(refused, Err(StoreError::Moved { .. })), "{refused:?}");
+    assert_eq!(store.receipt(&document, None, "one").await.unwrap(), None);
+}
+
+async fn the_receipts_of_a_deleted_document_are_forgotten(store: &dyn Store) {
+    let document = document("a");
+    store.record(&document, Some(epoch()), events(1..=1), vec![receipt("one")]).await.unwrap();
+    assert!(store.delete(&document).await.unwrap());
+    assert_eq!(store.receipt(&document, None, "one").await.unwrap(), None);
 }

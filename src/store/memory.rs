@@ -9,8 +9,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 use super::{
-    Archive, LogPage, Naming, PageLimit, Retention, Snapshot, Store, StoreError, Stored, Summary, Version,
-    check_dense, closed, retention,
+    Archive, LogPage, Naming, PageLimit, Receipt, Retention, Snapshot, Store, StoreError, Stored, Summary,
+    Version, check_dense, closed, retention, without_epoch,
 };
 use crate::event::{Event, Timestamp};
 use crate::ids::{DocumentId, Epoch, Sequence, VersionName};
@@ -19,7 +19,16 @@ use crate::ids::{DocumentId, Epoch, Sequence, VersionName};
 #[derive(Debug, Default)]
 pub struct MemoryStore {
     /// `None`: closed.
-    documents: Mutex<Option<BTreeMap<DocumentId, Document>>>,
+    contents: Mutex<Option<Contents>>,
+}
+
+#[derive(Debug, Default)]
+struct Contents {
+    documents: BTreeMap<DocumentId, Document>,
+    /// By document, user and key.
+    receipts: BTreeMap<(DocumentId, Option<String>, String), Receipt>,
+    /// The receipts that may be forgotten are looked for when there are more.
+    receipts_due: usize,
 }
 
 #[derive(Debug)]
@@ -36,7 +45,7 @@ struct Document {
 
 impl MemoryStore {
     pub fn new() -> Self {
-        Self { documents: Mutex::new(Some(BTreeMap::new())) }
+        Self { contents: Mutex::new(Some(Contents::default())) }
     }
 
     /// Runs `work` on the documents, or answers `Unavailable` once the store is closed.
@@ -44,12 +53,19 @@ impl MemoryStore {
         &self,
         work: impl FnOnce(&mut BTreeMap<DocumentId, Document>) -> Result<R, StoreError>,
     ) -> Result<R, StoreError> {
+        self.with_all(|contents| work(&mut contents.documents))
+    }
+
+    fn with_all<R>(
+        &self,
+        work: impl FnOnce(&mut Contents) -> Result<R, StoreError>,
+    ) -> Result<R, StoreError> {
         work(self.lock().as_mut().ok_or_else(closed)?)
     }
 
-    fn lock(&self) -> MutexGuard<'_, Option<BTreeMap<DocumentId, Document>>> {
+    fn lock(&self) -> MutexGuard<'_, Option<Contents>> {
         // Every change below is checked first and then cannot fail, so a panic leaves nothing half done.
-        self.documents.lock().unwrap_or_else(PoisonError::into_inner)
+        self.contents.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -98,6 +114,54 @@ fn snapshot((sequence, update): (&Sequence, &Bytes)) -> Snapshot {
     Snapshot { sequence: *sequence, update: update.clone() }
 }
 
+impl Contents {
+    fn keep(&mut self, document: &DocumentId, receipt: Receipt) {
+        const RECEIPTS_MIN: usize = 1024;
+        if self.receipts.len() >= self.receipts_due.max(RECEIPTS_MIN) {
+            let forgotten_at = Receipt::forgotten_at(receipt.time);
+            self.receipts.retain(|_, kept| kept.time > forgotten_at);
+            self.receipts_due = 2 * self.receipts.len();
+        }
+        let name = (document.clone(), receipt.user.clone(), receipt.key.clone());
+        self.receipts.insert(name, receipt);
+    }
+}
+
+fn append(
+    documents: &mut BTreeMap<DocumentId, Document>,
+    document: &DocumentId,
+    epoch: Epoch,
+    events: Vec<Event>,
+) -> Result<(), StoreError> {
+    let (first, last) = check_dense(&events)?;
+    let ((first, created_at), (head, updated_at)) =
+        ((first.sequence, first.time), (last.sequence, last.time));
+    let moved = || StoreError::Moved { document: document.clone() };
+    if let Some(found) = documents.get_mut(document) {
+        if found.epoch != epoch || found.head.next() != first {
+            return Err(moved());
+        }
+        found.head = head;
+        found.updated_at = updated_at;
+        found.log.extend(events);
+    } else if first == Sequence::ZERO.next() {
+        let created = Document {
+            epoch,
+            snapshots: BTreeMap::new(),
+            head,
+            created_at,
+            updated_at,
+            frozen_at: None,
+            versions: BTreeMap::new(),
+            log: events.into(),
+        };
+        documents.insert(document.clone(), created);
+    } else {
+        return Err(moved());
+    }
+    Ok(())
+}
+
 #[async_trait]
 impl Store for MemoryStore {
     async fn load(&self, document: &DocumentId) -> Result<Option<Stored>, StoreError> {
@@ -111,41 +175,32 @@ impl Store for MemoryStore {
         })
     }
 
-    async fn append(
+    async fn record(
         &self,
         document: &DocumentId,
-        epoch: Epoch,
+        epoch: Option<Epoch>,
         events: Vec<Event>,
+        receipts: Vec<Receipt>,
     ) -> Result<(), StoreError> {
-        let (first, last) = check_dense(&events)?;
-        let ((first, created_at), (head, updated_at)) =
-            ((first.sequence, first.time), (last.sequence, last.time));
-        self.with(|documents| {
-            let moved = || StoreError::Moved { document: document.clone() };
-            if let Some(found) = documents.get_mut(document) {
-                if found.epoch != epoch || found.head.next() != first {
-                    return Err(moved());
-                }
-                found.head = head;
-                found.updated_at = updated_at;
-                found.log.extend(events);
-            } else if first == Sequence::ZERO.next() {
-                let created = Document {
-                    epoch,
-                    snapshots: BTreeMap::new(),
-                    head,
-                    created_at,
-                    updated_at,
-                    frozen_at: None,
-                    versions: BTreeMap::new(),
-                    log: events.into(),
-                };
-                documents.insert(document.clone(), created);
-            } else {
-                return Err(moved());
+        self.with_all(|contents| {
+            if !events.is_empty() || receipts.is_empty() {
+                append(&mut contents.documents, document, epoch.ok_or_else(without_epoch)?, events)?;
+            }
+            for receipt in receipts {
+                contents.keep(document, receipt);
             }
             Ok(())
         })
+    }
+
+    async fn receipt(
+        &self,
+        document: &DocumentId,
+        user: Option<&str>,
+        key: &str,
+    ) -> Result<Option<Receipt>, StoreError> {
+        let name = (document.clone(), user.map(str::to_owned), key.to_owned());
+        self.with_all(|contents| Ok(contents.receipts.get(&name).cloned()))
     }
 
     async fn log(
@@ -303,7 +358,10 @@ impl Store for MemoryStore {
     }
 
     async fn delete(&self, document: &DocumentId) -> Result<bool, StoreError> {
-        self.with(|documents| Ok(documents.remove(document).is_some()))
+        self.with_all(|contents| {
+            contents.receipts.retain(|(of, ..), _| of != document);
+            Ok(contents.documents.remove(document).is_some())
+        })
     }
 
     async fn summary(&self, document: &DocumentId) -> Result<Option<Summary>, StoreError> {

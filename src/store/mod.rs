@@ -14,6 +14,8 @@ pub mod memory;
 mod retention;
 pub mod sqlite;
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 use bytes::Bytes;
 
@@ -178,6 +180,30 @@ impl PageRoom {
     }
 }
 
+/// What a request that must be carried out only once was answered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Receipt {
+    /// Who asked; what is none of theirs is no repeat.
+    pub user: Option<String>,
+    /// The request's name, chosen by who asked.
+    pub key: String,
+    /// Of all that was asked.
+    pub digest: [u8; 32],
+    pub answer: Bytes,
+    pub time: Timestamp,
+}
+
+impl Receipt {
+    /// How long a repeat may come.
+    pub const LIFETIME: Duration = Duration::from_secs(10 * 60);
+
+    /// What is not younger than this may be forgotten.
+    pub fn forgotten_at(now: Timestamp) -> Timestamp {
+        let lifetime = i64::try_from(Self::LIFETIME.as_millis()).unwrap_or(i64::MAX);
+        Timestamp::from_milliseconds(now.milliseconds().saturating_sub(lifetime))
+    }
+}
+
 /// How much of the log stays when a snapshot is written: what is within both bounds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Retention {
@@ -206,8 +232,40 @@ pub trait Store: Send + Sync + 'static {
     /// - `Moved`: the head is not right before the first event, or the epoch is another; nothing was written.
     /// - `Unavailable`: whether the events are in the log is not known; load again to find out.
     /// - `Corrupt`: the document is out of service; nothing was written.
-    async fn append(&self, document: &DocumentId, epoch: Epoch, events: Vec<Event>)
-    -> Result<(), StoreError>;
+    async fn append(
+        &self,
+        document: &DocumentId,
+        epoch: Epoch,
+        events: Vec<Event>,
+    ) -> Result<(), StoreError> {
+        self.record(document, Some(epoch), events, Vec::new()).await
+    }
+
+    /// Appends events and keeps receipts: all of it or none, as `append`.
+    ///
+    /// Without events only the receipts are kept, also of a document that was never written, and `epoch` says nothing.
+    /// Receipts are forgotten some time after their `LIFETIME`, and with their document.
+    ///
+    /// # Errors
+    /// As `append`.
+    async fn record(
+        &self,
+        document: &DocumentId,
+        epoch: Option<Epoch>,
+        events: Vec<Event>,
+        receipts: Vec<Receipt>,
+    ) -> Result<(), StoreError>;
+
+    /// The receipt that was kept last under a key. One past its `LIFETIME` may be there, or not.
+    ///
+    /// # Errors
+    /// `Unavailable`, `Corrupt`.
+    async fn receipt(
+        &self,
+        document: &DocumentId,
+        user: Option<&str>,
+        key: &str,
+    ) -> Result<Option<Receipt>, StoreError>;
 
     /// Reads the log after `after`, one page. `None`: no such document. `after` at or past the head: no events.
     ///
@@ -314,6 +372,11 @@ fn check_dense(events: &[Event]) -> Result<(&Event, &Event), StoreError> {
             Err(StoreError::Unavailable { reason: "events to append must be some, and without a gap".into() })
         }
     }
+}
+
+/// The answer to whoever appends events to no life of a document.
+fn without_epoch() -> StoreError {
+    StoreError::Unavailable { reason: "events to append must be of a life of the document".into() }
 }
 
 /// The answer to whoever calls a store after `close`.

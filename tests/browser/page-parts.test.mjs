@@ -1,14 +1,10 @@
 // What the page computes without a browser: colours, names of documents, commands.
 import { test } from 'node:test'
 import assert from 'node:assert/strict'
-import { createRequire } from 'node:module'
 import { contrast, leastUsed, PALETTE, parse, shades } from '../../public/demo/colours.js'
 import { documentId, newDocumentId } from '../../public/demo/document-id.js'
 import { commandsFor } from '../../public/demo/terminal.js'
-import { insertion, newcomer } from '../../public/demo/insertion.js'
 import { random } from './random.mjs'
-
-const Y = createRequire(new URL('../../public/package.json', import.meta.url))('yjs')
 
 /** @param {string} css @returns {[number, number, number]} */
 const rgb = css => {
@@ -55,17 +51,4 @@ test('commands name the document that is open', () => {
   const commands = commandsFor('http://localhost:8080', 'ws-17').map(({ command }) => command)
   assert.ok(commands.length >= 3)
   for (const command of commands) assert.match(command, /^curl .*'http:\/\/localhost:8080\/docs\/ws-17\//)
-})
-
-test('an insertion made without Yjs is one to Yjs, and stands behind what is there', () => {
-  assert.equal(insertion('Hello', 1), 'AQEBAAQBBHRleHQFSGVsbG8A')
-  for (const text of ['a', '\nHello', 'é世界😀', 'x'.repeat(20_000)]) {
-    const doc = new Y.Doc()
-    doc.getText('text').insert(0, 'start')
-    doc.getText('text').insert(5, '.')
-    Y.applyUpdate(doc, Buffer.from(insertion(text, newcomer()), 'base64'))
-    // One in 256 that starts a document has a client id as high as a newcomer's, and may stand behind it.
-    if (doc.clientID < 0xFF000000) assert.equal(doc.getText('text').toString(), `start.${text}`)
-    assert.equal(doc.store.pendingStructs, null)
-  }
 })

@@ -8,7 +8,9 @@ use tokio_util::task::TaskTracker;
 use yrs::{Doc, Text, Transact};
 
 use super::*;
-use crate::document::handle::Document;
+use crate::document::handle::{Document, Expected};
+use crate::document::text::{Edit, Op, Place, Unit};
+use crate::event::Origin;
 use crate::ids::{ClientId, VersionName};
 use crate::store::memory::MemoryStore;
 use crate::store::{Archive, LogPage, Naming, Retention, Stored, Summary, Version};
@@ -64,20 +66,30 @@ impl Store for FailingStore {
         }
     }
 
-    async fn append(
+    async fn record(
         &self,
         document: &DocumentId,
-        epoch: Epoch,
+        epoch: Option<Epoch>,
         events: Vec<Event>,
+        receipts: Vec<Receipt>,
     ) -> Result<(), StoreError> {
         match self.fault() {
-            Fault::None => self.inner.append(document, epoch, events).await,
+            Fault::None => self.inner.record(document, epoch, events, receipts).await,
             Fault::InDoubt => {
-                self.inner.append(document, epoch, events).await?;
+                self.inner.record(document, epoch, events, receipts).await?;
                 unavailable()
             }
             Fault::Refused | Fault::Unreadable => unavailable(),
         }
+    }
+
+    async fn receipt(
+        &self,
+        document: &DocumentId,
+        user: Option<&str>,
+        key: &str,
+    ) -> Result<Option<Receipt>, StoreError> {
+        self.inner.receipt(document, user, key).await
     }
 
     async fn log(
@@ -180,7 +192,7 @@ fn settings() -> Settings {
 
 fn open(store: &Arc<FailingStore>) -> Document {
     let id = "doc".parse().expect("a document id");
-    Document::start(id, store.clone(), settings(), Arc::default(), &TaskTracker::new())
+    Document::start(id, store.clone(), settings(), Arc::default(), Arc::default(), &TaskTracker::new())
 }
 
 fn tab(name: &str) -> Origin {
@@ -329,7 +341,7 @@ async fn a_resumed_subscriber_gets_just_what_it_missed() {
     let position = document.subscribe(known).await.expect("the store works").position;
     assert!(position.resumed);
     assert!(position.state.update.len() < 40, "three keystrokes, not the document: {position:?}");
-    let rebuilt = Replica::open(Some(&half.update), std::iter::once(&position.state.update[..]));
+    let rebuilt = Replica::open(0, Some(&half.update), std::iter::once(&position.state.update[..]));
     assert_eq!(rebuilt.expect("both are updates").text("text"), "x".repeat(103));
 }
 
@@ -348,4 +360,66 @@ async fn edits_by_position_are_counted_in_utf_16_and_checked_first() {
     assert_eq!(text(&document).await, "世é!");
     let same = document.set_text("text", "世é!", tab("tab-1")).await.expect("no edit");
     assert!(!same.changed);
+}
+
+fn once(key: &str) -> Terms {
+    Terms { once: Some(Once { key: key.into(), digest: [7; 32] }), ..Terms::plain(Origin::Anonymous) }
+}
+
+fn appended(text: &str) -> TextChange {
+    let op = Op::Insert { at: Place::End, text: text.into() };
+    TextChange { root: "text".into(), unit: Unit::Utf16, edit: Edit::Ops(vec![op]) }
+}
+
+#[tokio::test]
+async fn an_edit_in_doubt_is_not_made_again_under_its_key() {
+    let store = FailingStore::new();
+    let document = open(&store);
+    store.set(Fault::InDoubt);
+    assert!(document.edit_text(appended("a"), once("one")).await.is_err());
+    store.set(Fault::None);
+    let again = document.edit_text(appended("a"), once("one")).await.expect("the store works again");
+    assert_eq!((again.sequence, again.changed, again.length), (Sequence::new(1), true, Some(1)));
+    assert_eq!(text(&document).await, "a");
+}
+
+#[tokio::test]
+async fn an_edit_that_was_refused_by_the_store_is_made_when_it_comes_again() {
+    let store = FailingStore::new();
+    let document = open(&store);
+    store.set(Fault::Refused);
+    assert!(document.edit_text(appended("a"), once("one")).await.is_err());
+    store.set(Fault::None);
+    let again = document.edit_text(appended("a"), once("one")).await.expect("the store works again");
+    assert!(again.changed);
+    assert_eq!(text(&document).await, "a");
+}
+
+#[tokio::test]
+async fn repeats_that_come_together_are_one_edit() {
+    let store = FailingStore::new();
+    let document = open(&store);
+    let asked = (0..16).map(|_| {
+        let document = document.clone();
+        tokio::spawn(async move { document.edit_text(appended("a"), once("one")).await })
+    });
+    for asked in asked.collect::<Vec<_>>() {
+        let answer = asked.await.expect("no panic").expect("the store works");
+        assert_eq!((answer.sequence, answer.changed), (Sequence::new(1), true));
+    }
+    assert_eq!(text(&document).await, "a");
+}
+
+#[tokio::test]
+async fn a_document_that_comes_back_is_written_to_under_the_same_number() {
+    let store = FailingStore::new();
+    let document = open(&store);
+    for token in ["a", "b", "c"] {
+        document.edit_text(appended(token), Terms::plain(Origin::Anonymous)).await.expect("the store works");
+        document.unload();
+    }
+    let state = document.state(None).await.expect("it was written");
+    let state_vector = super::super::format::read_state_vector(&state.state_vector).expect("it is one");
+    assert_eq!(state_vector.iter().map(|(_, clock)| clock).collect::<Vec<_>>(), [3], "one client wrote all");
+    assert_eq!(text(&document).await, "abc");
 }

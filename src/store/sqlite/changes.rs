@@ -7,9 +7,8 @@ use std::collections::HashMap;
 
 use rusqlite::{Connection, params};
 
-use super::journal;
 use super::rows::{self, Entry, Life, LogRow, RowError, number};
-use super::versions;
+use super::{journal, receipts, versions};
 use crate::event::Event;
 use crate::ids::{DocumentId, Epoch, Sequence};
 use crate::store::{Retention, Snapshot, StoreError, Summary, check_dense, retention};
@@ -235,6 +234,7 @@ fn remove_snapshot(connection: &Connection, entry: &mut Entry, at: Sequence) -> 
 /// `keep_contents`: leave its log and snapshots, which nothing leads to any more: for when those cannot be
 /// deleted, since their pages are damaged. Their id is not given again.
 pub fn delete(connection: &Connection, document: &DocumentId, keep_contents: bool) -> Result<bool, RowError> {
+    receipts::forget(connection, document)?;
     match Entry::find(connection, document) {
         Ok(None) => return Ok(false),
         Ok(Some(entry)) => {

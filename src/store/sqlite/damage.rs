@@ -431,7 +431,10 @@ async fn a_store_of_version_1_is_taken_over() {
     let written = write_sample(directory.path()).await;
     let connection = Connection::open(directory.path().join("store.sqlite")).expect("it was written");
     connection
-        .execute_batch("DROP TABLE journal; DROP TABLE journal_index; DROP TABLE versions; DROP TABLE freezes; PRAGMA user_version = 1")
+        .execute_batch(
+            "DROP TABLE journal; DROP TABLE journal_index; DROP TABLE versions; DROP TABLE freezes;
+             DROP TABLE receipts; PRAGMA user_version = 1",
+        )
         .expect("it is not locked");
     drop(connection);
     let store = SqliteStore::open(directory.path()).expect("an older store is brought up to date");

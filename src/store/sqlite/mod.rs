@@ -18,6 +18,7 @@ mod journal;
 #[cfg(test)]
 mod measure;
 mod readers;
+mod receipts;
 mod rows;
 mod schema;
 mod versions;
@@ -38,7 +39,8 @@ use self::readers::Readers;
 use self::rows::RowError;
 use self::writer::{Change, Writer};
 use super::{
-    Archive, LogPage, Naming, PageLimit, Retention, Snapshot, Store, StoreError, Stored, Summary, Version,
+    Archive, LogPage, Naming, PageLimit, Receipt, Retention, Snapshot, Store, StoreError, Stored, Summary,
+    Version,
 };
 use crate::event::{Event, Timestamp};
 use crate::ids::{DocumentId, Epoch, Sequence, VersionName};
@@ -153,15 +155,25 @@ impl Store for SqliteStore {
         self.readers.load(document).await
     }
 
-    async fn append(
+    async fn record(
         &self,
         document: &DocumentId,
-        epoch: Epoch,
+        epoch: Option<Epoch>,
         events: Vec<Event>,
+        receipts: Vec<Receipt>,
     ) -> Result<(), StoreError> {
         self.check_sound(document)?;
         let document = document.clone();
-        self.writer.ask(|answer| Change::Append { document, epoch, events, answer }).await
+        self.writer.ask(|answer| Change::Append { document, epoch, events, receipts, answer }).await
+    }
+
+    async fn receipt(
+        &self,
+        document: &DocumentId,
+        user: Option<&str>,
+        key: &str,
+    ) -> Result<Option<Receipt>, StoreError> {
+        self.readers.receipt(document, user, key).await
     }
 
     async fn log(

@@ -14,11 +14,12 @@ use super::archives;
 use super::inspect::Quarantine;
 use super::journal;
 use super::rows::{self, Entry, RowError, unavailable};
-use super::schema;
-use super::versions;
+use super::{receipts, schema, versions};
 use crate::event::Event;
 use crate::ids::{DocumentId, Sequence};
-use crate::store::{Archive, LogPage, PageLimit, Snapshot, StoreError, Stored, Summary, Version, closed};
+use crate::store::{
+    Archive, LogPage, PageLimit, Receipt, Snapshot, StoreError, Stored, Summary, Version, closed,
+};
 
 /// Reads at once; more wait. The disk or the page cache is the limit, not the processors.
 const READERS: u32 = 4;
@@ -122,6 +123,19 @@ impl Readers {
 
     pub async fn summary(self: &Arc<Self>, document: &DocumentId) -> Result<Option<Summary>, StoreError> {
         self.of_document(document, |_, found| Ok(found.summary)).await
+    }
+
+    pub async fn receipt(
+        self: &Arc<Self>,
+        document: &DocumentId,
+        user: Option<&str>,
+        key: &str,
+    ) -> Result<Option<Receipt>, StoreError> {
+        let (document, user, key) = (document.clone(), user.map(str::to_owned), key.to_owned());
+        self.run(move |connection| {
+            receipts::find(connection, &document, user.as_deref(), &key).map_err(|error| error.of(&document))
+        })
+        .await
     }
 
     pub async fn load(self: &Arc<Self>, document: &DocumentId) -> Result<Option<Stored>, StoreError> {

@@ -78,7 +78,7 @@ impl Checksum {
         self
     }
 
-    fn bytes(mut self, bytes: &[u8]) -> Self {
+    pub fn bytes(mut self, bytes: &[u8]) -> Self {
         self.0.update(&(bytes.len() as u64).to_le_bytes());
         self.0.update(bytes);
         self
@@ -88,7 +88,7 @@ impl Checksum {
         self.bytes(text.as_bytes())
     }
 
-    fn optional(self, text: Option<&str>) -> Self {
+    pub fn optional(self, text: Option<&str>) -> Self {
         match text {
             Some(text) => self.number(1).text(text),
             None => self.number(0),

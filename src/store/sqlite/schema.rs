@@ -19,7 +19,7 @@ pub const DOCUMENTS_NAME: &str = "CREATE UNIQUE INDEX documents_name ON document
 ///
 /// `log` and `snapshots` have no row ids: the rows of one document lie together, in order, and are found
 /// in one step. In `log` the content comes last, so that scanning by time need not follow long ones.
-const TABLES: [(&str, &str); 10] = [
+const TABLES: [(&str, &str); 12] = [
     (
         "documents",
         "CREATE TABLE documents (id INTEGER PRIMARY KEY, name TEXT NOT NULL, epoch TEXT NOT NULL, \
@@ -47,6 +47,13 @@ const TABLES: [(&str, &str); 10] = [
     ("journal", "CREATE TABLE journal (id INTEGER PRIMARY KEY, content BLOB NOT NULL) STRICT"),
     ("journal_index", "CREATE TABLE journal_index (id INTEGER PRIMARY KEY, content BLOB NOT NULL) STRICT"),
     (
+        "receipts",
+        "CREATE TABLE receipts (document TEXT NOT NULL, user TEXT NOT NULL, key TEXT NOT NULL, \
+         time INTEGER NOT NULL, digest BLOB NOT NULL, answer BLOB NOT NULL, checksum INTEGER NOT NULL, \
+         PRIMARY KEY (document, user, key)) STRICT, WITHOUT ROWID",
+    ),
+    ("receipts_time", "CREATE INDEX receipts_time ON receipts (time)"),
+    (
         "versions",
         "CREATE TABLE versions (document INTEGER NOT NULL, name TEXT NOT NULL, sequence INTEGER NOT NULL, \
          created_at INTEGER NOT NULL, checksum INTEGER NOT NULL, PRIMARY KEY (document, name)) STRICT, WITHOUT ROWID",
@@ -60,12 +67,13 @@ const TABLES: [(&str, &str); 10] = [
 ];
 
 /// The tables that version 1 has not.
-const SINCE_VERSION_2: [&str; 4] = ["journal", "journal_index", "versions", "freezes"];
+const SINCE_VERSION_2: [&str; 6] =
+    ["journal", "journal_index", "receipts", "receipts_time", "versions", "freezes"];
 
 /// How long a connection waits for another one's lock: only foreign programs (a backup, a shell) hold any.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 /// Statements that a connection keeps prepared; there are fewer than that.
-const STATEMENTS_KEPT: usize = 32;
+const STATEMENTS_KEPT: usize = 40;
 /// The write-ahead log is cut to this length when it has grown longer (a long reader, a huge snapshot).
 const WAL_BYTES_KEPT: u32 = 16 * 1024 * 1024;
 /// Page cache of the writer, in KiB: the leaves that live documents' logs end in.

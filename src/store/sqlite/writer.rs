@@ -24,11 +24,11 @@ use super::directory::Directory;
 use super::inspect::Quarantine;
 use super::journal::{self, Care};
 use super::rows::{RowError, unavailable};
-use super::schema;
+use super::{receipts, schema};
 use crate::event::Event;
 use crate::ids::{DocumentId, Epoch};
 use crate::metrics;
-use crate::store::{StoreError, closed};
+use crate::store::{Receipt, StoreError, closed, without_epoch};
 
 /// Changes that may wait; whoever brings one more waits for room.
 const INBOX_CHANGES_MAX: usize = 4096;
@@ -56,8 +56,10 @@ type Answer<T> = oneshot::Sender<Result<T, StoreError>>;
 pub enum Change {
     Append {
         document: DocumentId,
-        epoch: Epoch,
+        /// `None` without events.
+        epoch: Option<Epoch>,
         events: Vec<Event>,
+        receipts: Vec<Receipt>,
         answer: Answer<()>,
     },
     /// Anything else that is done in a transaction of its own.
@@ -279,19 +281,18 @@ impl Writer {
             self.metrics.commit_changes.observe(batch.len() as u64);
         }
         let results = results.unwrap_or_else(|error| vec![Err(error); batch.len()]);
-        let answers = batch.into_iter().filter_map(|change| match change {
-            Change::Append { answer, .. } | Change::Probe { answer } => Some(answer),
-            _ => None,
-        });
-        self.answer(answers.zip(results).collect());
+        self.answer(batch, results);
     }
 
-    /// Answers a whole batch from within the runtime: each answer wakes a task, which is dear from a foreign thread.
-    fn answer(&self, answers: Vec<(Answer<()>, Result<(), StoreError>)>) {
+    /// Answers a whole batch from within the runtime: each answer wakes a task, which is dear from a foreign thread. What
+    /// the runtime's threads have allocated is given back there too, where no lock is in the way.
+    fn answer(&self, batch: Vec<Change>, results: Vec<Result<(), StoreError>>) {
         let answer_all = move || {
-            for (answer, result) in answers {
-                // Whoever asked may be gone; the log is right without them.
-                let _ = answer.send(result);
+            for (change, result) in batch.into_iter().zip(results) {
+                if let Change::Append { answer, .. } | Change::Probe { answer } = change {
+                    // Whoever asked may be gone; the log is right without them.
+                    let _ = answer.send(result);
+                }
             }
         };
         match &self.runtime {
@@ -510,12 +511,20 @@ fn write_batch(
 ) -> Result<Vec<Result<(), StoreError>>, Failure> {
     let mut batch = Batch::new(transaction, next_id, &mut journal.heads);
     let mut results = Vec::with_capacity(changes.len());
+    let mut newest_receipt = None;
     for change in changes {
         results.push(match change {
-            Change::Append { document, epoch, events, .. } => match left_out.get(document) {
+            Change::Append { document, epoch, events, receipts, .. } => match left_out.get(document) {
                 Some(error) => Err(error.clone()),
-                None => match batch.append(document, *epoch, events) {
-                    Ok(()) => Ok(()),
+                None => match append(&mut batch, document, *epoch, events, receipts.is_empty()) {
+                    Ok(()) => {
+                        for receipt in receipts {
+                            receipts::insert(transaction, document, receipt)
+                                .map_err(|error| Failure::of(document, error))?;
+                            newest_receipt = newest_receipt.max(Some(receipt.time));
+                        }
+                        Ok(())
+                    }
                     Err(AppendError::Refused(error)) => Err(error),
                     Err(AppendError::Failed(error)) => return Err(Failure::of(document, error)),
                 },
@@ -526,9 +535,27 @@ fn write_batch(
             }
         });
     }
+    if let Some(now) = newest_receipt {
+        receipts::forget_old(transaction, now)?;
+    }
     batch.finish(&mut journal.fill).map_err(|(document, error)| match document {
         Some(document) => Failure::of(&document, error),
         None => error.into(),
     })?;
     Ok(results)
+}
+
+/// Adds events to a batch. Where there is a receipt there need be none.
+fn append(
+    batch: &mut Batch<'_>,
+    document: &DocumentId,
+    epoch: Option<Epoch>,
+    events: &[Event],
+    must_be_some: bool,
+) -> Result<(), AppendError> {
+    if events.is_empty() && !must_be_some {
+        return Ok(());
+    }
+    let epoch = epoch.ok_or_else(|| AppendError::Refused(without_epoch()))?;
+    batch.append(document, epoch, events)
 }
