@@ -5,8 +5,10 @@
 
 mod connections;
 mod convergence;
+mod curl_examples;
 mod documents;
 mod durability;
+mod examples;
 mod faults;
 mod hostile;
 mod json;

@@ -33,6 +33,11 @@ impl Client {
         Self { base: format!("http://{address}"), http }
     }
 
+    /// The server's address, as programs are given it.
+    pub fn base(&self) -> &str {
+        &self.base
+    }
+
     /// A request that is still to be filled in and sent.
     pub fn request(&self, method: Method, path: &str) -> RequestBuilder {
         self.http.request(method, format!("{}{path}", self.base))
