@@ -3,7 +3,7 @@
 #
 # Both set up what they need and say what they cannot.
 
-.PHONY: run test packages format lint unit browser load-smoke tools
+.PHONY: run test packages format lint unit api browser load-smoke tools
 
 CARGO ?= cargo
 export CHROMIUM ?= /usr/bin/chromium
@@ -11,7 +11,7 @@ export CHROMIUM ?= /usr/bin/chromium
 run: packages
 	$(CARGO) run --release
 
-test: tools packages format lint unit browser load-smoke
+test: tools packages format lint unit api browser load-smoke
 
 # The npm packages of the pages, as the lock file has them.
 packages:
@@ -34,6 +34,10 @@ lint:
 
 unit:
 	$(CARGO) test
+
+# Generated requests against the server just built, by its own description.
+api:
+	@./tests/api/run
 
 # Pages and provider, in a real browser, against the server just built.
 browser:

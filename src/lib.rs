@@ -11,13 +11,14 @@
 //! - a document's sequences are dense, and each stream carries every one of them in order;
 //! - every prefix of a log is a valid Yjs document: nothing is ever parked;
 //! - a refused change leaves no trace in memory, in the log, or on a stream;
-//! - imports point down: `server` → `http` → `registry` → `document` → `store` → `event`, `ids`.
+//! - imports point down: `server` → `http` → `registry` → `document` → `store` → `event`, `ids`, `metrics`.
 
 pub mod archive;
 pub mod document;
 pub mod event;
 pub mod http;
 pub mod ids;
+pub mod metrics;
 pub mod registry;
 pub mod server;
 pub mod settings;

@@ -18,6 +18,7 @@ use tracing::debug;
 use crate::document::authors::Authors;
 use crate::document::handle::{self, Document, DocumentError};
 use crate::ids::DocumentId;
+use crate::metrics::Documents;
 use crate::store::{Archive, Store, StoreError, Summary};
 
 /// How often presence ages and idle documents are looked for.
@@ -38,6 +39,7 @@ pub struct Settings {
 struct Inner {
     settings: Settings,
     store: Arc<dyn Store>,
+    metrics: Arc<Documents>,
     open: Mutex<HashMap<DocumentId, Document>>,
     authors: Arc<Authors>,
     tasks: TaskTracker,
@@ -49,10 +51,15 @@ pub struct Registry(Arc<Inner>);
 
 impl Registry {
     /// Sweeps until `closing` is cancelled.
-    pub fn start(settings: Settings, store: Arc<dyn Store>, closing: CancellationToken) -> Self {
+    pub fn start(
+        settings: Settings,
+        store: Arc<dyn Store>,
+        metrics: Arc<Documents>,
+        closing: CancellationToken,
+    ) -> Self {
         let tasks = TaskTracker::new();
-        let registry =
-            Self(Arc::new(Inner { settings, store, open: Mutex::default(), authors: Arc::default(), tasks }));
+        let (open, authors) = (Mutex::default(), Arc::default());
+        let registry = Self(Arc::new(Inner { settings, store, metrics, open, authors, tasks }));
         let sweeping = registry.clone();
         registry.0.tasks.spawn(async move {
             let mut ticks = tokio::time::interval(SWEEP);
@@ -79,6 +86,7 @@ impl Registry {
             id.clone(),
             self.0.store.clone(),
             self.0.settings.document.clone(),
+            self.0.metrics.clone(),
             self.0.authors.clone(),
             &self.0.tasks,
         );
@@ -197,6 +205,11 @@ impl Registry {
             !evicted
         });
         resident
+    }
+
+    /// What the open documents take in memory, in bytes, roughly.
+    pub fn resident_bytes(&self) -> usize {
+        self.open_documents().values().map(Document::resident_bytes).sum()
     }
 
     /// How many documents are open.

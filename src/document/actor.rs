@@ -277,9 +277,21 @@ impl Actor {
         // What became of it is in the answers.
         let _ = self.flush(&mut turn).await;
         for (reply, answer) in turn.answers {
+            self.count(&answer);
             let _ = reply.send(answer);
         }
         next
+    }
+
+    fn count(&self, answer: &Result<Outcome, DocumentError>) {
+        let metrics = &self.shared.metrics;
+        match answer {
+            Ok(Outcome::Written(Written { changed: true, .. })) => _ = metrics.logged.inc(),
+            Ok(Outcome::Written(Written { changed: false, .. })) => _ = metrics.unchanged.inc(),
+            // It comes again.
+            Ok(Outcome::Behind) => {}
+            Err(_) => _ = metrics.refused.inc(),
+        }
     }
 
     /// Appends what the turn has so far. If that fails, so has everything that was answered in it: a repeat of what is
@@ -452,6 +464,7 @@ impl Actor {
         }
         let created = events.first().is_some_and(|first| first.sequence == Sequence::ZERO.next());
         let epoch = self.life.map(|life| life.epoch);
+        let started = Instant::now();
         let appended = self.store.record(&self.id, epoch, events.clone(), receipts).await;
         if let Err(error) = appended {
             warn!(document.id = %self.id, %error, "could not append to the log of document `{}`", self.id);
@@ -466,6 +479,9 @@ impl Actor {
                 _ => DocumentError::Unavailable { reason: error.to_string() },
             });
         }
+        let metrics = &self.shared.metrics;
+        metrics.append.observe_time(started.elapsed());
+        metrics.update_bytes.inc_by(events.iter().map(|event| event.update.len() as u64).sum());
         if let Some(epoch) = epoch {
             self.tell(epoch, events);
         }
@@ -490,6 +506,7 @@ impl Actor {
     }
 
     async fn load_anew(&mut self) -> Result<(), DocumentError> {
+        let started = Instant::now();
         let stored = self.store.load(&self.id).await?;
         let Some(stored) = stored else {
             self.replica = Some(Replica::new(authors::draw()));
@@ -538,6 +555,7 @@ impl Actor {
         self.replica = Some(replica);
         self.frozen_at = summary.frozen_at;
         self.in_doubt = false;
+        self.shared.metrics.load.observe_time(started.elapsed());
         Ok(())
     }
 
@@ -780,8 +798,12 @@ impl Actor {
 
     fn compacted(&mut self, snapshot_bytes: Option<u64>) {
         self.compaction = None;
-        if let Some(snapshot_bytes) = snapshot_bytes {
-            self.tail.snapshot_bytes = snapshot_bytes;
+        match snapshot_bytes {
+            Some(snapshot_bytes) => {
+                self.shared.metrics.compacted.inc();
+                self.tail.snapshot_bytes = snapshot_bytes;
+            }
+            None => _ = self.shared.metrics.compactions_failed.inc(),
         }
     }
 
@@ -801,7 +823,8 @@ impl Actor {
             self.compact_if_due();
         }
         if let Some(compaction) = self.compaction.take() {
-            let _ = compaction.await;
+            let written = compaction.await;
+            self.compacted(written.ok().flatten());
         }
     }
 }

@@ -13,6 +13,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::event::{Event, Origin, Timestamp};
 use crate::ids::{ClientId, DocumentId, Epoch, Sequence};
+use crate::metrics::Documents;
 use crate::store::{PageLimit, Retention, Store, StoreError};
 
 use super::actor::{Actor, ChangeRequest, Command, FreezeRequest, Parts};
@@ -255,6 +256,8 @@ pub(super) struct Shared {
     presence: Mutex<Presence>,
     /// What the replica takes in memory, in bytes, roughly.
     pub(super) resident_bytes: AtomicUsize,
+    /// Those of all documents.
+    pub(super) metrics: Arc<Documents>,
 }
 
 impl Shared {
@@ -293,6 +296,7 @@ impl Document {
         id: DocumentId,
         store: Arc<dyn Store>,
         settings: Settings,
+        metrics: Arc<Documents>,
         authors: Arc<Authors>,
         tasks: &TaskTracker,
     ) -> Self {
@@ -301,6 +305,7 @@ impl Document {
             live: broadcast::Sender::new(settings.broadcast_messages),
             presence: Mutex::new(Presence::new(settings.awareness_states_max)),
             resident_bytes: AtomicUsize::new(0),
+            metrics,
         });
         let parts =
             Parts { store: store.clone(), settings, authors, shared: shared.clone(), tasks: tasks.clone() };

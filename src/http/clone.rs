@@ -66,6 +66,11 @@ async fn handle(
     let created =
         registry.open(&target).create(Content::Update(state.update), Origin::Client(origin.clone())).await;
     match created {
+        Ok(written) if !written.changed => {
+            let reason =
+                "a document begins with its first update, and there was none yet at that `seq`".into();
+            Err(DocumentError::Invalid { reason }.into())
+        }
         Ok(written) => {
             let answer = Answer { id: target, epoch: written.epoch, seq: written.sequence, created: true };
             Ok(json_with(StatusCode::CREATED, &answer))

@@ -11,6 +11,7 @@ use crate::document::json_patch::{self, Fault};
 use crate::document::presence::Refused;
 use crate::ids::{Epoch, Sequence};
 
+use super::metrics::Code;
 use super::route::Response;
 
 /// How long a client should wait before it tries again, in seconds.
@@ -264,5 +265,6 @@ fn problem(described: &Described) -> Response {
     let mut response: Response = HttpResponse::new(Bytes::from(Value::Object(body).to_string()).into());
     *response.status_mut() = described.status;
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+    response.extensions_mut().insert(Code(described.code));
     response
 }

@@ -19,6 +19,7 @@ use crate::document::presence::Client;
 use crate::document::subscription::{Closing, Known};
 use crate::event::Timestamp;
 use crate::ids::{ClientId, DocumentId};
+use crate::metrics;
 use crate::registry::Registry;
 
 use super::error::ApiError;
@@ -51,6 +52,7 @@ pub struct Streams(Arc<Inner>);
 struct Inner {
     settings: Settings,
     registry: Registry,
+    metrics: Arc<metrics::Streams>,
     stopping: CancellationToken,
     open: AtomicUsize,
     watched: Mutex<Vec<Weak<Slot>>>,
@@ -58,10 +60,16 @@ struct Inner {
 
 impl Streams {
     /// Watches over the streams until `stopping` is cancelled.
-    pub fn start(settings: Settings, registry: Registry, stopping: CancellationToken) -> Self {
+    pub fn start(
+        settings: Settings,
+        registry: Registry,
+        metrics: Arc<metrics::Streams>,
+        stopping: CancellationToken,
+    ) -> Self {
         let streams = Self(Arc::new(Inner {
             settings,
             registry,
+            metrics,
             stopping: stopping.clone(),
             open: AtomicUsize::new(0),
             watched: Mutex::default(),
@@ -175,8 +183,8 @@ async fn handle(
         return Err(stopping());
     }
     let heartbeat = Some(streams.heartbeat());
-    let voice = Voice::Alone;
-    let parts = Parts { document, subscription, client_id, registration, clients, heartbeat, voice };
+    let (voice, metrics) = (Voice::Alone, streams.0.metrics.clone());
+    let parts = Parts { document, subscription, client_id, registration, clients, heartbeat, voice, metrics };
     Ok(streams.answer(Reader::new(parts, greeting()).frames(place)))
 }
 
@@ -234,6 +242,7 @@ async fn handle_many(request: Result<Request, ApiError>, streams: Streams) -> Re
                     clients,
                     heartbeat: None,
                     voice,
+                    metrics: streams.0.metrics.clone(),
                 };
                 readers.push(Reader::new(parts, std::mem::take(&mut first)).frames(()).boxed());
             }

@@ -50,9 +50,20 @@ async fn check_ready(
     if stopping.is_cancelled() {
         return not_ready("the server is stopping".into());
     }
+    match check_writable(&registry).await {
+        Ok(()) => Ok(json(&json!({ "status": "ready" }))),
+        Err(reason) => not_ready(reason),
+    }
+}
+
+/// Whether the store takes writes now.
+///
+/// # Errors
+/// Why it does not.
+pub async fn check_writable(registry: &Registry) -> Result<(), String> {
     match tokio::time::timeout(PATIENCE, registry.check_writable()).await {
-        Ok(Ok(())) => Ok(json(&json!({ "status": "ready" }))),
-        Ok(Err(error)) => not_ready(format!("the store is not writable: {error}")),
-        Err(_) => not_ready(format!("the store did not write within {} s", PATIENCE.as_secs())),
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(error)) => Err(format!("the store is not writable: {error}")),
+        Err(_) => Err(format!("the store did not write within {} s", PATIENCE.as_secs())),
     }
 }

@@ -13,6 +13,7 @@ use crate::document::presence::Client;
 use crate::document::subscription::{Broadcast, Closing, Subscription, Told};
 use crate::event::Event;
 use crate::ids::{ClientId, Epoch, Sequence};
+use crate::metrics;
 use crate::store::PageLimit;
 
 use super::event_body::WRITE_BYTES;
@@ -41,6 +42,7 @@ pub struct Reader {
     /// Whether it missed something that the log has.
     behind: bool,
     ended: bool,
+    metrics: Arc<metrics::Streams>,
     _registration: Option<Registration>,
 }
 
@@ -54,13 +56,16 @@ pub struct Parts {
     pub clients: Option<Vec<Client>>,
     pub heartbeat: Option<tokio::time::Interval>,
     pub voice: Voice,
+    pub metrics: Arc<metrics::Streams>,
 }
 
 impl Reader {
     /// `greeting`: what comes before everything else.
     pub fn new(parts: Parts, greeting: String) -> Self {
-        let Parts { document, subscription, client_id, registration, clients, heartbeat, voice } = parts;
+        let Parts { document, subscription, client_id, registration, clients, heartbeat, voice, metrics } =
+            parts;
         let position = &subscription.position;
+        metrics.frames.inc();
         let mut first = greeting;
         first.push_str(&voice.sync(position));
         if let Some(awareness) = document.awareness() {
@@ -78,6 +83,7 @@ impl Reader {
             voice,
             behind: false,
             ended: false,
+            metrics,
             _registration: registration,
         }
     }
@@ -115,7 +121,7 @@ impl Reader {
                     if self.ended || self.live.is_empty() { frame } else { self.gather(frame) }
                 }
                 Err(RecvError::Lagged(_)) => {
-                    self.behind = true;
+                    self.fall_behind();
                     self.catch_up().await
                 }
                 // The document's task has ended under the stream: the client comes back to a fresh one.
@@ -139,7 +145,7 @@ impl Reader {
                         gathered.extend_from_slice(&frame);
                     }
                 }
-                Err(TryRecvError::Lagged(_)) => self.behind = true,
+                Err(TryRecvError::Lagged(_)) => self.fall_behind(),
                 Err(TryRecvError::Empty | TryRecvError::Closed) => break,
             }
         }
@@ -156,6 +162,7 @@ impl Reader {
                 self.epoch = Some(*epoch);
                 self.cursor = event.sequence;
                 if self.is_own(event.origin.client()) {
+                    self.metrics.frames.inc();
                     return Some(Bytes::from(self.voice.own_update(*epoch, event.sequence)));
                 }
             }
@@ -178,7 +185,13 @@ impl Reader {
             }
             Told::Closed(_) => self.ended = true,
         }
+        self.metrics.frames.inc();
         Some(self.voice.told(self.epoch, broadcast))
+    }
+
+    fn fall_behind(&mut self) {
+        self.behind = true;
+        self.metrics.lagged.inc();
     }
 
     fn update(&self, epoch: Epoch, event: &Event) -> String {
@@ -201,6 +214,7 @@ impl Reader {
         match self.document.log(self.cursor, CATCH_UP).await {
             Ok(log) if self.epoch.is_none_or(|epoch| epoch == log.epoch) => {
                 self.epoch = Some(log.epoch);
+                self.metrics.frames.inc_by(log.events.len() as u64);
                 for event in &log.events {
                     self.cursor = event.sequence;
                     missed.extend_from_slice(self.update(log.epoch, event).as_bytes());

@@ -51,7 +51,7 @@ async fn handle(
         Method::GET | Method::HEAD => get(&id, &request, &registry, &stopping).await,
         Method::PUT => edits::put(&id, request, &registry, limits).await,
         Method::PATCH => edits::patch(&id, request, &registry, limits).await,
-        _ => Err(ApiError::MethodNotAllowed { allow: "GET, HEAD, PUT, PATCH" }),
+        _ => Err(ApiError::MethodNotAllowed { allow: "GET, HEAD, PATCH, PUT" }),
     }
 }
 

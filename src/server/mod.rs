@@ -8,7 +8,6 @@ use std::io;
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use hyper::server::conn::{http1, http2};
@@ -24,6 +23,7 @@ use tracing::{debug, info, warn};
 use crate::document::handle;
 use crate::http::events::{self, Streams};
 use crate::http::{self, Limits};
+use crate::metrics::{Connections, Gauge, Metrics};
 use crate::registry::{self, Registry};
 use crate::settings::{Settings, StoreUrl};
 use crate::store::Store;
@@ -86,12 +86,13 @@ pub async fn run(
     listener: TcpListener,
     shutdown: CancellationToken,
 ) -> Result<(), StartError> {
-    let store = open_store(&settings).await?;
+    let metrics = Arc::new(Metrics::default());
+    let store = open_counted_store(&settings, &metrics).await?;
     if let Ok(address) = listener.local_addr() {
         // The one line on standard output: scripts read the port from it.
         println!("listening on http://{address}");
     }
-    let parts = Parts::start(&settings, store.clone(), shutdown.clone());
+    let parts = Parts::start(&settings, store.clone(), metrics, shutdown.clone());
     let connections = accept(&settings, listener, &parts, &shutdown).await;
     info!("stopping: streams end, running requests have {} s", settings.server.drain_seconds);
     parts.registry.end_streams();
@@ -114,11 +115,16 @@ pub async fn run(
 /// # Errors
 /// `Store`.
 pub async fn open_store(settings: &Settings) -> Result<Arc<dyn Store>, StartError> {
+    open_counted_store(settings, &Metrics::default()).await
+}
+
+async fn open_counted_store(settings: &Settings, metrics: &Metrics) -> Result<Arc<dyn Store>, StartError> {
     match &settings.store.url {
         StoreUrl::Memory => Ok(Arc::new(MemoryStore::new())),
         StoreUrl::Sqlite(directory) => {
-            let directory = directory.clone();
-            let opened = tokio::task::spawn_blocking(move || SqliteStore::open(&directory)).await;
+            let (directory, metrics) = (directory.clone(), metrics.store.clone());
+            let opened =
+                tokio::task::spawn_blocking(move || SqliteStore::open_with(&directory, metrics)).await;
             match opened {
                 Ok(Ok(store)) => Ok(Arc::new(store)),
                 Ok(Err(error)) => Err(StartError::Store(error.to_string())),
@@ -132,12 +138,18 @@ pub async fn open_store(settings: &Settings) -> Result<Arc<dyn Store>, StartErro
 struct Parts {
     registry: Registry,
     routes: warp::filters::BoxedFilter<(warp::reply::Response,)>,
+    connections: Connections,
     /// Cancelled when the drain is over.
     cut: CancellationToken,
 }
 
 impl Parts {
-    fn start(settings: &Settings, store: Arc<dyn Store>, stopping: CancellationToken) -> Self {
+    fn start(
+        settings: &Settings,
+        store: Arc<dyn Store>,
+        metrics: Arc<Metrics>,
+        stopping: CancellationToken,
+    ) -> Self {
         let limits = &settings.limits;
         let registry_settings = registry::Settings {
             evict_after: Duration::from_secs(settings.documents.idle_seconds),
@@ -150,21 +162,23 @@ impl Parts {
                 keep_days: settings.history.keep_days,
             },
         };
-        let registry = Registry::start(registry_settings, store, stopping.clone());
+        let registry = Registry::start(registry_settings, store, metrics.documents.clone(), stopping.clone());
         let stream_settings = events::Settings {
             heartbeat: Duration::from_secs(settings.server.heartbeat_seconds),
             stalled_after: Duration::from_secs(limits.stalled_seconds),
             streams_max: limits.max_streams,
         };
-        let streams = Streams::start(stream_settings, registry.clone(), stopping.clone());
+        let streams =
+            Streams::start(stream_settings, registry.clone(), metrics.streams.clone(), stopping.clone());
         let request_limits = Limits {
             update_bytes_max: limits.max_update_bytes,
             document_bytes_max: limits.max_document_bytes,
             awareness_bytes_max: limits.max_awareness_bytes,
             body_time_max: Duration::from_secs(limits.body_seconds),
         };
-        let routes = http::routes(registry.clone(), streams, request_limits, stopping);
-        Self { registry, routes, cut: CancellationToken::new() }
+        let connections = metrics.connections.clone();
+        let routes = http::routes(registry.clone(), streams, request_limits, metrics, stopping);
+        Self { registry, routes, connections, cut: CancellationToken::new() }
     }
 }
 
@@ -176,7 +190,6 @@ async fn accept(
     stopping: &CancellationToken,
 ) -> TaskTracker {
     let connections = TaskTracker::new();
-    let open = Arc::new(AtomicUsize::new(0));
     let protocols = Arc::new(Protocols::new(settings));
     loop {
         let accepted = tokio::select! {
@@ -192,8 +205,9 @@ async fn accept(
                 continue;
             }
         };
-        let place = Place::take(&open);
-        if place.0.load(Ordering::Relaxed) > settings.limits.max_connections {
+        let (place, before) = Place::take(&parts.connections);
+        if before >= settings.limits.max_connections {
+            parts.connections.refused.inc();
             connections.spawn(refuse(stream, place));
             continue;
         }
@@ -247,18 +261,19 @@ impl Protocols {
 }
 
 /// One of the connections that the server may have.
-struct Place(Arc<AtomicUsize>);
+struct Place(Gauge);
 
 impl Place {
-    fn take(open: &Arc<AtomicUsize>) -> Self {
-        open.fetch_add(1, Ordering::Relaxed);
-        Self(open.clone())
+    /// The place, and how many were taken before.
+    fn take(connections: &Connections) -> (Self, usize) {
+        let before = connections.open.inc();
+        (Self(connections.open.clone()), usize::try_from(before).unwrap_or_default())
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+        self.0.dec();
     }
 }
 

@@ -109,6 +109,10 @@ async fn a_clone_goes_its_own_way_and_is_made_once() {
             .await
             .expect_problem(400, "invalid_json");
         client.post("/docs/none/clone", &json!({ "to": "x" })).await.expect_problem(404, "not_found");
+        // Before its first update the document was nothing, and nothing is no beginning.
+        let nothing = client.post("/docs/lecture/clone", &json!({ "to": "empty", "seq": 0 })).await;
+        nothing.expect_problem(422, "invalid_update");
+        client.get("/docs/empty").await.expect_problem(404, "not_found");
         client.get("/docs/x").await.expect_problem(404, "not_found");
     }
 }

@@ -192,7 +192,7 @@ fn settings() -> Settings {
 
 fn open(store: &Arc<FailingStore>) -> Document {
     let id = "doc".parse().expect("a document id");
-    Document::start(id, store.clone(), settings(), Arc::default(), &TaskTracker::new())
+    Document::start(id, store.clone(), settings(), Arc::default(), Arc::default(), &TaskTracker::new())
 }
 
 fn tab(name: &str) -> Origin {

@@ -44,6 +44,7 @@ use super::{
 };
 use crate::event::{Event, Timestamp};
 use crate::ids::{DocumentId, Epoch, Sequence, VersionName};
+use crate::metrics;
 
 /// Why a directory cannot be opened as a store.
 #[derive(Debug, thiserror::Error)]
@@ -103,6 +104,14 @@ impl SqliteStore {
     /// # Errors
     /// Nothing was changed if the store is in use, newer than this program or not a store.
     pub fn open(directory: &Path) -> Result<Self, OpenError> {
+        Self::open_with(directory, Arc::default())
+    }
+
+    /// As `open`; what the store does is counted in `metrics`.
+    ///
+    /// # Errors
+    /// As `open`.
+    pub fn open_with(directory: &Path, metrics: Arc<metrics::Store>) -> Result<Self, OpenError> {
         let directory = Arc::new(Directory::lock(directory)?);
         let path = directory.database();
         directory.check_database()?;
@@ -126,7 +135,7 @@ impl SqliteStore {
         let quarantine = Arc::new(RwLock::new(found.quarantine));
         let readers = Readers::open(path.clone(), Arc::clone(&quarantine))
             .map_err(|error| OpenError::unreadable(&path, &error))?;
-        let writer = Writer::spawn(connection, directory, found.next_id, Arc::clone(&quarantine))
+        let writer = Writer::spawn(connection, directory, found.next_id, Arc::clone(&quarantine), metrics)
             .map_err(|source| OpenError::io(&path, source))?;
         Ok(Self { writer, readers, quarantine })
     }

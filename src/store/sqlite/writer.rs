@@ -27,6 +27,7 @@ use super::rows::{RowError, unavailable};
 use super::{receipts, schema};
 use crate::event::Event;
 use crate::ids::{DocumentId, Epoch};
+use crate::metrics;
 use crate::store::{Receipt, StoreError, closed, without_epoch};
 
 /// Changes that may wait; whoever brings one more waits for room.
@@ -132,6 +133,7 @@ pub struct Writer {
     closing: Vec<Answer<()>>,
     /// Held for as long as anything may be written.
     directory: Arc<Directory>,
+    metrics: Arc<metrics::Store>,
 }
 
 /// What the writer knows of the journal.
@@ -185,6 +187,7 @@ impl Writer {
         directory: Arc<Directory>,
         next_id: i64,
         quarantine: Arc<RwLock<Quarantine>>,
+        metrics: Arc<metrics::Store>,
     ) -> std::io::Result<Handle> {
         let (sender, inbox) = mpsc::channel(INBOX_CHANGES_MAX);
         let mut writer = Self {
@@ -199,6 +202,7 @@ impl Writer {
             next_commit: None,
             closing: Vec::new(),
             directory,
+            metrics,
         };
         writer.adopt(connection);
         thread::Builder::new().name("store-writer".into()).spawn(move || writer.run())?;
@@ -259,6 +263,7 @@ impl Writer {
 
     /// Commits a batch and answers each of its changes.
     fn commit(&mut self, batch: Vec<Change>) {
+        let started = Instant::now();
         // Documents whose rows turned out to be damaged while writing: left out of the next attempt.
         let mut left_out: HashMap<DocumentId, StoreError> = HashMap::new();
         let results = loop {
@@ -271,6 +276,10 @@ impl Writer {
                 Err(failure) => break Err(StoreError::from(failure)),
             }
         };
+        if results.is_ok() {
+            self.metrics.commit.observe_time(started.elapsed());
+            self.metrics.commit_changes.observe(batch.len() as u64);
+        }
         let results = results.unwrap_or_else(|error| vec![Err(error); batch.len()]);
         self.answer(batch, results);
     }
