@@ -69,6 +69,10 @@ export function showEnd ({ code, reason }, text) {
  * @param {{ status: number, message: string }} failure
  */
 export function showRefusal ({ status, message }) {
+  if (status === 423) {
+    show('This document is frozen', 'It takes no changes now. What you write is only in this tab, and is sent when the document is thawed.', [])
+    return
+  }
   const why = status === 403
     ? 'You may read this document, but not write in it. What you wrote is only in this tab.'
     : `What you wrote last is only in this tab. The server says: ${message}.`

@@ -12,6 +12,8 @@ const GAPS_MAX = 3
 /** So many updates in a row may be called invalid before we stop: the document itself is then what is refused. */
 const REJECTIONS_MAX = 3
 /** Waits after a refusal, doubled each time: every edit would otherwise post the same megabyte again. */
+/** No right to write, too large, no update to the server, a frozen document: the edits stay here, and reading goes on. */
+const REFUSALS = new Set([403, 413, 422, 423])
 const FIRST_BLOCK_MS = 1000
 const LONGEST_BLOCK_MS = 30_000
 
@@ -191,7 +193,7 @@ export class Sender {
       this.#onMissing(failure)
     } else if (failure.code === 'epoch_changed') {
       this.#handlers.onOtherLife()
-    } else if (failure.status === 403 || failure.status === 413 || failure.status === 422) {
+    } else if (REFUSALS.has(failure.status)) {
       this.#onRejected(failure, bytes)
     } else {
       this.#handlers.onFinal(failure)
@@ -243,6 +245,8 @@ export class Sender {
       : Date.now() + Math.min(LONGEST_BLOCK_MS, FIRST_BLOCK_MS * 2 ** this.#rejections)
     this.#rejections++
     this.#handlers.onRejected(failure)
+    // A frozen document may be thawed: that is worth a look without another edit.
+    if (failure.status === 423) this.plan()
     if (failure.status === 422 && this.#rejections >= REJECTIONS_MAX) this.#handlers.onFinal(failure)
   }
 }

@@ -34,6 +34,7 @@ use super::handle::{
     Change, DIFFERENCE_TIME_MAX, DocumentError, Frozen, MERGE_TIME_MAX, Once, Outcome, Settings, Shared,
     Terms, Written,
 };
+use super::json::Shown;
 use super::replica::{Allowance, ChangeError, Changed, Replica};
 use super::subscription::{Closing, Known, Position, State, Subscription, Told};
 use super::text::TextChange;
@@ -55,6 +56,8 @@ const INLINE_LOAD_BYTES_MAX: u64 = 64 << 10;
 
 /// Updates up to this size are merged on the spot; larger ones could hold up other documents.
 const INLINE_MERGE_BYTES_MAX: usize = 1 << 10;
+/// Documents up to this size are read on the spot where all of their content is looked at.
+const INLINE_READ_BYTES_MAX: usize = 16 << 10;
 /// In documents up to this size, encoded, an edit of a text is counted out on the spot.
 const INLINE_EDIT_BYTES_MAX: usize = 256 << 10;
 
@@ -70,6 +73,10 @@ pub(super) enum Command {
     Text {
         root: Box<str>,
         reply: Reply<(Epoch, Sequence, String)>,
+    },
+    Json {
+        root: Option<Box<str>>,
+        reply: Reply<(Epoch, Sequence, Vec<Shown>)>,
     },
     Head {
         reply: Reply<(Epoch, Sequence)>,
@@ -222,6 +229,10 @@ impl Actor {
                 let text = Box::pin(self.text(&root)).await;
                 let _ = reply.send(text);
             }
+            Command::Json { root, reply } => {
+                let json = Box::pin(self.json(root)).await;
+                let _ = reply.send(json);
+            }
             Command::Head { reply } => {
                 let head = match Box::pin(self.load()).await {
                     Ok(_) => self.written(),
@@ -350,10 +361,12 @@ impl Actor {
             return Err(DocumentError::Frozen { since });
         }
         match (&change, terms.base) {
-            (Change::Text(_), Some(base)) if base.sequence > pending => {
+            (Change::Text(_) | Change::Patch(_), Some(base)) if base.sequence > pending => {
                 return Err(DocumentError::InvalidBase { head: pending });
             }
-            (Change::Text(_), Some(base)) if base.sequence < pending => return Ok(Outcome::Behind),
+            (Change::Text(_) | Change::Patch(_), Some(base)) if base.sequence < pending => {
+                return Ok(Outcome::Behind);
+            }
             _ => {}
         }
         let document_bytes_max = self.settings.document_bytes_max;
@@ -361,7 +374,7 @@ impl Actor {
             return Err(DocumentError::Unavailable { reason: "the document was not loaded".into() });
         };
         let may_take_long = may_take_long(&change, &replica);
-        let is_own = matches!(&change, Change::Text(_));
+        let is_own = matches!(&change, Change::Text(_) | Change::Patch(_));
         let Terms { origin, user, .. } = terms;
         let merging_origin = origin.clone();
         let merge = move || {
@@ -374,8 +387,12 @@ impl Actor {
             let merged = catch_unwind(AssertUnwindSafe(|| {
                 let changed = replica.change(&change, &merging_origin, &allowance)?;
                 let length = match &change {
-                    Change::Update(_) => None,
-                    Change::Text(TextChange { root, unit, .. }) | Change::Rebased { root, unit, .. } => {
+                    Change::Update(_)
+                    | Change::Patch(_)
+                    | Change::Restore(_)
+                    | Change::Rebased { text: None, .. } => None,
+                    Change::Text(TextChange { root, unit, .. })
+                    | Change::Rebased { text: Some((root, unit)), .. } => {
                         let broken = |error: DocumentError| ChangeError::Broken { reason: error.to_string() };
                         Some(replica.text_length(root, *unit).map_err(broken)?)
                     }
@@ -608,6 +625,31 @@ impl Actor {
         Ok((life.epoch, life.head, replica.text(root)))
     }
 
+    /// What the roots hold. Read elsewhere if that may take long, as nothing else does anything with the replica then.
+    async fn json(&mut self, root: Option<Box<str>>) -> Result<(Epoch, Sequence, Vec<Shown>), DocumentError> {
+        self.load().await?;
+        let life = self.written()?;
+        let replica = self.replica.take().expect("loaded above");
+        let may_take_long = replica.encoded_bytes() > INLINE_READ_BYTES_MAX;
+        let read = move || {
+            let roots = catch_unwind(AssertUnwindSafe(|| replica.roots(root.as_deref())));
+            (replica, roots)
+        };
+        let (replica, roots) = if may_take_long {
+            let interrupted = |_| DocumentError::Unavailable { reason: "reading was interrupted".into() };
+            tokio::task::spawn_blocking(read).await.map_err(interrupted)?
+        } else {
+            read()
+        };
+        self.replica = Some(replica);
+        let Ok(roots) = roots else {
+            error!(document.id = %self.id, "reading document `{}` panicked; it is loaded again", self.id);
+            self.discard();
+            return Err(DocumentError::Unavailable { reason: "the content could not be read".into() });
+        };
+        Ok((life.epoch, life.head, roots))
+    }
+
     /// One turn covers where the subscriber stands and what it gets from then on: nothing falls between.
     async fn subscribe(&mut self, known: Known) -> Result<Subscription, DocumentError> {
         self.load().await?;
@@ -788,6 +830,8 @@ fn may_take_long(change: &Change, replica: &Replica) -> bool {
         Change::Update(update) => return update.len() > INLINE_MERGE_BYTES_MAX,
         Change::Text(change) => change.bytes(),
         Change::Rebased { update, .. } => update.len(),
+        // It is counted out on a copy of its root, and may say a lot in few bytes.
+        Change::Patch(_) | Change::Restore(_) => return true,
     };
     bytes > INLINE_MERGE_BYTES_MAX || replica.encoded_bytes() > INLINE_EDIT_BYTES_MAX
 }

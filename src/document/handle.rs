@@ -18,7 +18,10 @@ use crate::store::{PageLimit, Retention, Store, StoreError};
 use super::actor::{Actor, ChangeRequest, Command, FreezeRequest, Parts};
 use super::authors::{self, Authors};
 use super::format::ClientNumber;
+use super::json::Shown;
+use super::json_patch::{Fault, JsonPatch};
 use super::presence::{Client, Connected, Presence, Refused};
+use super::replica::restoring::Content as Restored;
 use super::replica::{Allowance, ChangeError, Changed, Replica};
 use super::subscription::{Broadcast, Closing, Known, State, Subscription, Told};
 use super::text::{Edit, Op, Place, TextChange, Unit};
@@ -71,6 +74,11 @@ pub enum DocumentError {
     InvalidPosition { position: i64, length: u64 },
     #[error("the root `{root}` holds something else than text")]
     WrongType { root: String },
+    /// The root is neither a map nor an array, or not the one of them that the patch is for.
+    #[error("{detail}")]
+    WrongRoot { detail: &'static str },
+    #[error("operation {index} of the patch does not fit: {fault}")]
+    Patch { index: usize, fault: Fault },
     #[error("the base lies after {head}, the last sequence that there is")]
     InvalidBase { head: Sequence },
     #[error("the idempotency key was given to another request before")]
@@ -115,7 +123,16 @@ pub enum Change {
     /// An edit of the text as it is.
     Text(TextChange),
     /// An edit of the text as it was, made there under a number that is new to the document.
-    Rebased { update: Bytes, number: ClientNumber, root: String, unit: Unit },
+    Rebased {
+        update: Bytes,
+        number: ClientNumber,
+        /// The text whose length is to be answered, and in what, if it was an edit of one.
+        text: Option<(String, Unit)>,
+    },
+    /// A JSON Patch of a root as it is. Shared: it is handed from thread to thread.
+    Patch(Arc<JsonPatch>),
+    /// What the document held before.
+    Restore(Arc<Restored>),
 }
 
 /// Where in a document's history somebody stands.
@@ -384,22 +401,60 @@ impl Document {
     /// # Errors
     /// Any of `DocumentError`; nothing changed.
     pub async fn edit_text(&self, change: TextChange, terms: Terms) -> Result<Written, DocumentError> {
-        let Some(base) = terms.base else {
-            return self.change(Change::Text(change), terms).await;
+        self.change_on_base(Change::Text(change), terms).await
+    }
+
+    /// Makes the document hold what it held at a sequence, as a new edit: no earlier one is undone for anybody.
+    ///
+    /// # Errors
+    /// `NotFound` after the head too, `Gone`, `WrongRoot` if some of it cannot be brought back; any of `DocumentError`;
+    /// nothing changed.
+    pub async fn restore(&self, at: Sequence, terms: Terms) -> Result<Written, DocumentError> {
+        let (epoch, replica) = self.replica_at(at, 0).await?;
+        let read = move || {
+            std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| replica.content())).unwrap_or_else(
+                |_panic| Err(DocumentError::Invalid { reason: "the earlier content cannot be read".into() }),
+            )
         };
-        if let Outcome::Written(written) = self.ask_for(Change::Text(change.clone()), terms.clone()).await? {
+        let interrupted = |_| DocumentError::Unavailable { reason: "restoring was interrupted".into() };
+        let content = tokio::task::spawn_blocking(read).await.map_err(interrupted)??;
+        // What was read is of one life: what is there by now may be another.
+        let expected = match terms.expected {
+            Expected::Any => Expected::This(epoch),
+            expected => expected,
+        };
+        self.change(Change::Restore(Arc::new(content)), Terms { expected, ..terms }).await
+    }
+
+    /// Carries out a JSON Patch on a root, in one transaction and as one update: on the root as it is, or as it was at
+    /// a base, and then merged with what has happened since.
+    ///
+    /// # Errors
+    /// `WrongRoot`, `Patch`; any of `DocumentError`; nothing changed.
+    pub async fn patch_json(&self, patch: JsonPatch, terms: Terms) -> Result<Written, DocumentError> {
+        self.change_on_base(Change::Patch(Arc::new(patch)), terms).await
+    }
+
+    async fn change_on_base(&self, change: Change, terms: Terms) -> Result<Written, DocumentError> {
+        let Some(base) = terms.base else {
+            return self.change(change, terms).await;
+        };
+        if let Outcome::Written(written) = self.ask_for(change.clone(), terms.clone()).await? {
             return Ok(written);
         }
         let number = authors::draw();
         let (epoch, replica) = self.replica_at(base.sequence, number).await?;
-        let (root, unit) = (change.root.clone(), change.unit);
-        let edit = move || edit_elsewhere(replica, &change);
+        let text = match &change {
+            Change::Text(TextChange { root, unit, .. }) => Some((root.clone(), *unit)),
+            _ => None,
+        };
+        let change = move || change_elsewhere(replica, &change);
         let interrupted = |_| DocumentError::Unavailable { reason: "the edit was interrupted".into() };
-        let update = tokio::task::spawn_blocking(edit).await.map_err(interrupted)??;
+        let update = tokio::task::spawn_blocking(change).await.map_err(interrupted)??;
         // The history that was read is that of one life: what is there by now may be another.
         let base = Base { epoch: Expected::This(epoch), sequence: base.sequence };
         let terms = Terms { base: Some(base), ..terms };
-        self.change(Change::Rebased { update, number, root, unit }, terms).await
+        self.change(Change::Rebased { update, number, text }, terms).await
     }
 
     /// Carries out a change that is meant for the document whatever it is.
@@ -524,6 +579,32 @@ impl Document {
     pub async fn text(&self, root: &str) -> Result<(Epoch, Sequence, String), DocumentError> {
         let root = Box::from(root);
         self.ask(|reply| Command::Text { root, reply }).await?
+    }
+
+    /// What the roots hold, in the order of their names; or the one root, if there is such a one.
+    ///
+    /// # Errors
+    /// `NotFound`, `Unavailable`, `Damaged`.
+    pub async fn json(&self, root: Option<&str>) -> Result<(Epoch, Sequence, Vec<Shown>), DocumentError> {
+        let root = root.map(Box::from);
+        self.ask(|reply| Command::Json { root, reply }).await?
+    }
+
+    /// What the roots held at a sequence.
+    ///
+    /// # Errors
+    /// As `state_at`.
+    pub async fn json_at(
+        &self,
+        at: Sequence,
+        root: Option<&str>,
+    ) -> Result<(Epoch, Sequence, Vec<Shown>), DocumentError> {
+        let (epoch, replica) = self.replica_at(at, 0).await?;
+        let root = root.map(str::to_owned);
+        let interrupted = |_| DocumentError::Unavailable { reason: "reading was interrupted".into() };
+        let read = move || replica.roots(root.as_deref());
+        let roots = tokio::task::spawn_blocking(read).await.map_err(interrupted)?;
+        Ok((epoch, at, roots))
     }
 
     /// The document's life and head.
@@ -679,7 +760,7 @@ impl Document {
 }
 
 /// Edits a replica that is thrown away afterwards. Returns the update that says what was done.
-fn edit_elsewhere(mut replica: Replica, change: &TextChange) -> Result<Bytes, DocumentError> {
+fn change_elsewhere(mut replica: Replica, change: &Change) -> Result<Bytes, DocumentError> {
     /// No structs, no deletions.
     const NOTHING: Bytes = Bytes::from_static(&[0, 0]);
     let started = Instant::now();
@@ -689,7 +770,7 @@ fn edit_elsewhere(mut replica: Replica, change: &TextChange) -> Result<Bytes, Do
         is_patient: &|| started.elapsed() < MERGE_TIME_MAX,
         difference_until: Some(started + DIFFERENCE_TIME_MAX),
     };
-    match replica.edit(change, &Origin::Anonymous, &allowance) {
+    match replica.change(change, &Origin::Anonymous, &allowance) {
         Ok(Changed::Update(update)) => Ok(update),
         Ok(Changed::Nothing) => Ok(NOTHING),
         Err(ChangeError::Refused(error)) => Err(error),

@@ -9,6 +9,8 @@ pub mod authors;
 pub mod format;
 pub mod handle;
 pub mod history;
+pub mod json;
+pub mod json_patch;
 pub mod lib0;
 pub mod presence;
 pub mod subscription;

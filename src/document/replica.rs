@@ -1,7 +1,8 @@
 //! Our copy of a document: this module is the only one that speaks yrs.
 //!
 //! Pure: no clock, no IO. A change is read strictly (`format`), admitted (`admission`), and applied in a
-//! transaction that carries its origin. Edits of its texts are made in `editing`.
+//! transaction that carries its origin. Edits of its texts are made in `editing`; what its roots hold is read in
+//! `shape`, and patched in `patching`.
 //!
 //! Invariants:
 //! - nothing is parked: every state is that of a Yjs document that has everything it builds on;
@@ -9,6 +10,9 @@
 //! - a replica that answered `Broken`, or panicked, is thrown away by its owner.
 
 mod editing;
+mod patching;
+pub(super) mod restoring;
+mod shape;
 
 use std::time::Instant;
 
@@ -71,6 +75,7 @@ pub(super) struct Replica {
     content: Option<(String, Content)>,
     /// At the least what the whole state takes encoded: exact after an encoding, then counted up.
     encoded_bytes: usize,
+    formats: shape::Formats,
 }
 
 impl Replica {
@@ -86,7 +91,13 @@ impl Replica {
             ..Options::with_client_id(yrs::block::ClientID::new(number))
         };
         options.should_load = false;
-        Self { doc: Doc::with_options(options), known: Known::default(), content: None, encoded_bytes: 0 }
+        Self {
+            doc: Doc::with_options(options),
+            known: Known::default(),
+            content: None,
+            encoded_bytes: 0,
+            formats: Default::default(),
+        }
     }
 
     /// Rebuilds a document from a snapshot and the updates after it.
@@ -173,9 +184,12 @@ impl Replica {
                 Ok(if changed { Changed::Update(update.clone()) } else { Changed::Nothing })
             }
             Change::Text(change) => self.edit(change, origin, allowance),
-            Change::Rebased { update, number, root, .. } => {
-                self.merge_edit(update, *number, root, origin, allowance)
+            Change::Rebased { update, number, text } => {
+                let text = text.as_ref().map(|(root, _)| root.as_str());
+                self.merge_edit(update, *number, text, origin, allowance)
             }
+            Change::Patch(patch) => self.patch(patch, origin, allowance),
+            Change::Restore(content) => self.restore(content, origin, allowance),
         }
     }
 
@@ -203,6 +217,7 @@ impl Replica {
         }
         self.check_size(bytes.len(), bytes_max)?;
         self.content = None;
+        self.formats.note(&outline);
         let derived = if admission.block_count() <= PORTION_BLOCKS {
             self.integrate(bytes, origin)?
         } else {

@@ -5,7 +5,7 @@
 //!
 //! An embed (an image, a mention, a nested type) counts as one in every unit, as it does for Yjs.
 
-mod difference;
+pub(super) mod difference;
 
 use std::ops::Range;
 use std::time::Instant;

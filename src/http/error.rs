@@ -7,6 +7,7 @@ use warp::http::{HeaderValue, Response as HttpResponse, StatusCode, header};
 use warp::hyper::body::Bytes;
 
 use crate::document::handle::DocumentError;
+use crate::document::json_patch::{self, Fault};
 use crate::document::presence::Refused;
 use crate::ids::{Epoch, Sequence};
 
@@ -60,6 +61,8 @@ pub enum ApiError {
     NotUtf8 { valid_up_to: usize },
     #[error("the document has not got so far in time; it is at {seq}")]
     NotReached { epoch: Option<Epoch>, seq: Sequence },
+    #[error(transparent)]
+    InvalidPatch(#[from] json_patch::Malformed),
     #[error("{reason}")]
     Unavailable { reason: String },
     #[error(transparent)]
@@ -155,6 +158,9 @@ impl ApiError {
                 vec![("epoch", json!(epoch)), ("seq", json!(seq))],
             ),
             Self::BodyBroken(_) => described(StatusCode::BAD_REQUEST, "invalid_body", vec![]),
+            Self::InvalidPatch(json_patch::Malformed { index, .. }) => {
+                described(StatusCode::UNPROCESSABLE_ENTITY, "invalid_patch", vec![("index", json!(index))])
+            }
             Self::Unavailable { .. } => described(StatusCode::SERVICE_UNAVAILABLE, "unavailable", vec![]),
             Self::Awareness(_) => described(StatusCode::UNPROCESSABLE_ENTITY, "invalid_update", vec![]),
             Self::Document(error) => describe_document(error, detail),
@@ -193,6 +199,20 @@ fn describe_document(error: DocumentError, detail: String) -> Described {
         }
         DocumentError::InvalidPosition { length, .. } => {
             described(StatusCode::UNPROCESSABLE_ENTITY, "invalid_position", vec![("length", json!(length))])
+        }
+        DocumentError::WrongRoot { .. } => described(StatusCode::UNPROCESSABLE_ENTITY, "wrong_type", vec![]),
+        DocumentError::Patch { index, fault } => {
+            let (status, code) = match fault {
+                Fault::InvalidPointer(_) => (StatusCode::UNPROCESSABLE_ENTITY, "invalid_pointer"),
+                Fault::TestFailed => (StatusCode::CONFLICT, "test_failed"),
+                Fault::WrongType(_) => (StatusCode::UNPROCESSABLE_ENTITY, "wrong_type"),
+                Fault::TooDeep => (StatusCode::UNPROCESSABLE_ENTITY, "invalid_patch"),
+                Fault::TooLarge => {
+                    let fields = vec![("limit", json!(json_patch::ADDED_BYTES_MAX)), ("index", json!(index))];
+                    return described(StatusCode::PAYLOAD_TOO_LARGE, "too_large", fields);
+                }
+            };
+            described(status, code, vec![("index", json!(index))])
         }
         DocumentError::Exists { epoch, sequence } => described(
             StatusCode::CONFLICT,

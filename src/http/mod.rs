@@ -14,9 +14,11 @@ pub mod events;
 mod freeze;
 mod health;
 mod history;
+mod json;
 mod pages;
 mod presence;
 mod reader;
+mod restore;
 mod route;
 mod sse;
 mod state;
@@ -72,6 +74,7 @@ pub fn routes(
         presence::awareness(registry.clone(), limits),
         state::route(registry.clone(), limits),
         text::route(registry.clone(), limits, stopping.clone()),
+        json::route(registry.clone(), limits),
         presence::clients(registry.clone()),
         presence::awareness_of_client(registry.clone(), limits),
         freeze::freeze(registry.clone(), limits),
@@ -79,6 +82,7 @@ pub fn routes(
         versions::all(registry.clone(), limits),
         versions::one(registry.clone()),
         history::route(registry.clone()),
+        restore::route(registry.clone(), limits),
         clone::route(registry.clone(), limits),
         archives::export_one(registry.clone()),
         archives::export(registry.clone()),

@@ -189,6 +189,17 @@ impl Request {
         }
     }
 
+    /// # Errors
+    /// `UnsupportedMediaType` if the body says to be none of `allowed`; `described` lists them.
+    pub fn expect_body_of(&self, allowed: &[&str], described: &'static str) -> Result<(), ApiError> {
+        match self.content_type() {
+            Some(given) if !allowed.iter().any(|allowed| given.eq_ignore_ascii_case(allowed)) => {
+                Err(ApiError::UnsupportedMediaType { expected: described })
+            }
+            _ => Ok(()),
+        }
+    }
+
     fn content_type(&self) -> Option<&str> {
         let value = self.headers.get(header::CONTENT_TYPE)?;
         // What is no text is no type that is known here either.

@@ -2,7 +2,7 @@
 //!
 //! Reading is here, writing in `edits`.
 
-mod edits;
+pub mod edits;
 
 use std::time::Duration;
 
@@ -25,7 +25,7 @@ use super::updates::expected_epoch;
 /// The root that is meant where none is named.
 pub const ROOT: &str = "text";
 /// Longest name of a root, in bytes.
-const ROOT_BYTES_MAX: usize = 255;
+pub const ROOT_BYTES_MAX: usize = 255;
 const PLAIN_TEXT: &str = "text/plain; charset=utf-8";
 /// How long to wait for a sequence, in seconds.
 const WAIT_SECONDS: u64 = 10;
@@ -116,7 +116,7 @@ async fn wait_until(
 }
 
 /// `<seq>`, `<epoch>.<seq>`, or the latter in quotes, as an ETag has it.
-fn parse_base(raw: &str) -> Option<Base> {
+pub fn parse_base(raw: &str) -> Option<Base> {
     let raw = raw.strip_prefix('"').and_then(|raw| raw.strip_suffix('"')).unwrap_or(raw);
     let (epoch, sequence) = match raw.rsplit_once('.') {
         Some((epoch, sequence)) => (expected_epoch(Some(epoch)), sequence),

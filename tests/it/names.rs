@@ -245,6 +245,7 @@ async fn another_method_on_a_known_address_is_told_which_ones_there_are() {
         ("/docs/a", "DELETE, GET, HEAD, PUT"),
         ("/docs/a/updates", "GET, HEAD, POST"),
         ("/docs/a/state", "GET, HEAD, POST"),
+        ("/docs/a/text", "GET, HEAD, PATCH, PUT"),
         ("/docs/a/events", "GET, HEAD"),
         ("/docs/a/clients", "GET, HEAD"),
         ("/docs/a/awareness", "POST"),

@@ -465,6 +465,26 @@ test('an edit that is too large stays unsaved, is told, and the rest of the day 
   assert.equal(await server.text(id), 'news')
 })
 
+test('what is written into a frozen document waits until it is thawed', { timeout }, async t => {
+  const server = await startServer(t)
+  const id = newDocumentId()
+  const peer = open(t, server.url, id)
+  const other = open(t, server.url, id)
+  peer.text.insert(0, 'before')
+  await untilEqual(peer, other)
+  const set = async verb => assert.equal((await fetch(`${server.url}/docs/${id}/${verb}`, { method: 'POST' })).status, 200)
+  await set('freeze')
+  peer.text.insert(6, ' after')
+  const [{ status, code }] = await until('it is refused', () => peer.named('rejected').length > 0 && peer.named('rejected'), { seen: show(peer) })
+  assert.deepEqual([status, code], [423, 'frozen'])
+  assert.equal(peer.provider.unsyncedChanges, 1)
+  assert.equal(await server.text(id), 'before')
+  await set('thaw')
+  await untilEqual(peer, other)
+  assert.equal(await server.text(id), 'before after')
+  assert.deepEqual(peer.named('closed'), [])
+})
+
 test('what is no update to the server is told, and tried three times at most', { timeout }, async t => {
   const server = await startServer(t)
   let posts = 0

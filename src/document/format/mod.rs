@@ -128,6 +128,18 @@ impl<'a> Block<'a> {
     pub fn end(&self) -> u32 {
         self.clock + self.length
     }
+
+    /// The format that begins or ends here, if the block is a formatting mark.
+    pub fn format_name(&self) -> Option<&'a str> {
+        let mut reader = Reader::new(self.bytes);
+        let info = reader.byte().ok()?;
+        if info & KIND_BITS != content::FORMAT {
+            return None;
+        }
+        // What was read once can be read again: the errors are none.
+        read_place(&mut reader, info, ClientNumber::MAX, 0).ok()?;
+        reader.var_string().ok()
+    }
 }
 
 impl<'a> Outline<'a> {

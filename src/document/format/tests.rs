@@ -151,3 +151,23 @@ fn places_and_kinds_are_told_apart() {
     assert_eq!(blocks, expected);
     assert_eq!(outline.deletions.iter().collect::<Vec<_>>(), [(1, 5..8)]);
 }
+
+#[test]
+fn a_formatting_mark_has_a_name_wherever_it_stands() {
+    for (hex, name) in [
+        // Into a root, into a type, beside others on the left, the right, and both; last a string.
+        ("0101010006010174016204747275650000", None),
+        ("01010100060101740162047472756500", Some("b")),
+        ("0101010126010174016b0162047472756500", Some("b")),
+        ("010101020600010001620474727565 00", Some("b")),
+        ("01010102860100016204747275 6500", Some("b")),
+        ("01010102460100016204747275 6500", Some("b")),
+        ("01010102c601000101016204747275 6500", Some("b")),
+        ("010102000401017404f09f988000", None),
+    ] {
+        let bytes = unhex(&hex.replace(' ', ""));
+        let read = read_update(&bytes);
+        let found = read.as_ref().ok().and_then(|outline| outline.blocks[0].format_name());
+        assert_eq!(found, name, "{hex}: {read:?}");
+    }
+}

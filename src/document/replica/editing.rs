@@ -10,6 +10,7 @@ use yrs::{Any, GetString, Map, Out, ReadTxn, Text, TextRef, Transact, Transactio
 
 use super::super::format;
 use super::super::handle::DocumentError;
+use super::super::json::utf16_length;
 use super::super::text::{Attributes, Content, Misfit, Step, TextChange, Unit};
 use super::{Allowance, ChangeError, Changed, Replica, begin, deletions_of};
 use crate::event::Origin;
@@ -51,6 +52,7 @@ impl Replica {
         let broken = |reason: String| ChangeError::Broken { reason };
         let outline = format::read_update(&update).map_err(|error| broken(error.to_string()))?;
         let admission = self.known.admit(&outline).map_err(|refusal| broken(refusal.to_string()))?;
+        self.formats.note(&outline);
         let changes_nothing = admission.changes_nothing();
         self.known.record(admission, &outline.deletions, &derived);
         self.content = Some((root.clone(), content));
@@ -63,11 +65,13 @@ impl Replica {
     }
 
     /// Merges an edit that was made on an earlier state, under a number that is new to the document.
+    ///
+    /// `text`: the root that must be a text still, if it was an edit of one.
     pub(super) fn merge_edit(
         &mut self,
         update: &Bytes,
         number: format::ClientNumber,
-        root: &str,
+        text: Option<&str>,
         origin: &Origin,
         allowance: &Allowance<'_>,
     ) -> Result<Changed, ChangeError> {
@@ -75,7 +79,9 @@ impl Replica {
             let reason = "the number drawn for the edit is another client's".into();
             return Err(DocumentError::Unavailable { reason }.into());
         }
-        self.read_content(root)?;
+        if let Some(root) = text {
+            self.read_content(root)?;
+        }
         let changed = self.merge(update, origin, allowance.bytes_max, allowance.is_patient)?;
         Ok(if changed { Changed::Update(update.clone()) } else { Changed::Nothing })
     }
@@ -109,6 +115,17 @@ impl Replica {
         let (Some(text), Some(map)) = (transaction.get_text(root), transaction.get_map(root)) else {
             return Ok(content);
         };
+        let string = text.get_string(&transaction);
+        let others = (text.len(&transaction) as usize).saturating_sub(utf16_length(&string) as usize);
+        if others == 0 && !string.is_empty() {
+            content.push_text(&string);
+            return Ok(content);
+        }
+        // What follows copies all open formats for each piece of the text.
+        if !self.formats.allow(others) {
+            let reason = "the text has too many formats and embeds to be edited as text";
+            return Err(DocumentError::Invalid { reason: reason.into() });
+        }
         let mut has_types = false;
         let mut has_text = false;
         for part in text.diff(&transaction, YChange::identity) {

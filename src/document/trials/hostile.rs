@@ -7,6 +7,7 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
 use super::genuine::session;
+use super::shown::check_shown;
 use super::*;
 use crate::document::lib0::{write_var_string, write_varuint};
 
@@ -70,6 +71,7 @@ fn damaged_updates_are_refused_or_harmless() {
                 let _ = server.offer(update);
             }
             check_reload(&server);
+            check_shown(&server);
         }
     });
 }
@@ -241,6 +243,7 @@ fn made_up_updates_are_refused_or_harmless() {
                 }
             }
             check_reload(&server);
+            check_shown(&server);
         }
         assert!(admitted * 20 > offered, "too few are admitted to try much: {admitted} of {offered}");
     });

@@ -5,6 +5,7 @@
 mod genuine;
 mod hostile;
 mod nesting;
+mod shown;
 
 use std::collections::BTreeMap;
 

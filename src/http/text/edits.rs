@@ -143,7 +143,7 @@ fn read_base(base: &Value) -> Option<Base> {
 }
 
 /// What a request asks for, by its digest, if it is to be carried out only once.
-fn once(key: Option<String>, method: &str, request: &Request, body: &Bytes) -> Option<Once> {
+pub fn once(key: Option<String>, method: &str, request: &Request, body: &Bytes) -> Option<Once> {
     let key = key?;
     let mut digest = Sha256::new();
     // With its length before it, no part can run into the next.

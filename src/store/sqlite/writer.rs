@@ -272,19 +272,18 @@ impl Writer {
             }
         };
         let results = results.unwrap_or_else(|error| vec![Err(error); batch.len()]);
-        let answers = batch.into_iter().filter_map(|change| match change {
-            Change::Append { answer, .. } | Change::Probe { answer } => Some(answer),
-            _ => None,
-        });
-        self.answer(answers.zip(results).collect());
+        self.answer(batch, results);
     }
 
-    /// Answers a whole batch from within the runtime: each answer wakes a task, which is dear from a foreign thread.
-    fn answer(&self, answers: Vec<(Answer<()>, Result<(), StoreError>)>) {
+    /// Answers a whole batch from within the runtime: each answer wakes a task, which is dear from a foreign thread. What
+    /// the runtime's threads have allocated is given back there too, where no lock is in the way.
+    fn answer(&self, batch: Vec<Change>, results: Vec<Result<(), StoreError>>) {
         let answer_all = move || {
-            for (answer, result) in answers {
-                // Whoever asked may be gone; the log is right without them.
-                let _ = answer.send(result);
+            for (change, result) in batch.into_iter().zip(results) {
+                if let Change::Append { answer, .. } | Change::Probe { answer } = change {
+                    // Whoever asked may be gone; the log is right without them.
+                    let _ = answer.send(result);
+                }
             }
         };
         match &self.runtime {

@@ -15,7 +15,7 @@ use std::time::Duration;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
-pub use self::client::{Answer, Client, Raw};
+pub use self::client::{Ack, Answer, Client, Raw};
 pub use self::peer::Peer;
 pub use self::process::Process;
 pub use self::server::Server;
