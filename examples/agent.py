@@ -17,8 +17,9 @@ Three habits keep the text whole. They are what to take along into an agent of y
 
 1. Places are found anew before each word, and the edit names the text in which they were found: the ETag of
    `GET …/text` becomes the `base` of `PATCH …/text`. What others typed in between is merged; it never shifts a word.
-2. Each word has an Idempotency-Key that follows from what is being said, not from who says it when. A request whose
-   answer was lost is sent again as it was, and a second life of the agent cannot say a word twice either.
+2. Each word has an Idempotency-Key that follows from what was said before it, not from who says it when. A request
+   whose answer was lost is sent again as it was, and neither a second life of the agent nor a second agent of the same
+   name, started by mistake, can say a word twice.
 3. The event stream only says that something changed. What is to be done is read from the document, so a missed,
    repeated or late event does no harm.
 """
@@ -42,6 +43,8 @@ PRESENCE_SECONDS = 10
 #: The server sends a comment every 10 s; a stream that is silent for so long is dead.
 SILENCE_SECONDS = 30
 BACKOFF_SECONDS_MAX = 10
+#: The server remembers keys for ten minutes. Whoever repeats an edit for longer had better look what became of it.
+REPEAT_SECONDS_MAX = 300
 
 
 def think(question: str, text: str, so_far: str) -> Iterator[str]:
@@ -75,6 +78,11 @@ class Turn(NamedTuple):
     so_far: Optional[str] = None
     #: Where the block is; None: the answer is not under way.
     block_at: Optional[int] = None
+
+    def is_as_far_as(self, other: "Turn") -> bool:
+        """Whether both say the same, wherever they stand now."""
+        states = [(turn.question, turn.so_far, turn.block_at is None) for turn in (self, other)]
+        return states[0] == states[1]
 
 
 def turns(text: str, name: str) -> List[Turn]:
@@ -113,6 +121,10 @@ class Refused(Exception):
             self.status, self.code = status, ""
 
 
+class Stale(Exception):
+    """A request that has been repeated for so long that the server may have forgotten its key."""
+
+
 class Server:
     """Requests on one connection, each sent again until there is an answer: all that are made here may be repeated."""
 
@@ -132,7 +144,8 @@ class Server:
         headers = {name.replace("_", "-"): value for name, value in headers.items()}
         if data is not None:
             headers["Content-Type"] = "application/json"
-        give_up = time.monotonic() + self.patience
+        started = time.monotonic()
+        give_up = started + self.patience
         attempt = 0
         while True:
             try:
@@ -151,6 +164,8 @@ class Server:
                 self.connection = None
                 if time.monotonic() > give_up:
                     raise
+            if "Idempotency-Key" in headers and time.monotonic() > started + REPEAT_SECONDS_MAX:
+                raise Stale
             # At once the first time: the server closes a connection that was not used for a while.
             wait_after(attempt)
             attempt += 1
@@ -174,8 +189,6 @@ class Agent:
         self.changed = threading.Event()
         #: What ended the listener for good.
         self.failure: Optional[Exception] = None
-        #: Tells apart askings of one question with the same words within the lifetime of a key.
-        self.generation = 0
 
     # Who is here
 
@@ -214,54 +227,58 @@ class Agent:
 
     def answer_one(self) -> bool:
         """Begins or finishes one answer, or a part of it. Says whether there was something to do."""
-        text, tag = self.read()
+        text, _ = self.read()
         waiting = [turn for turn in turns(text, self.name) if turn.so_far is None or turn.block_at is not None]
         if not waiting:
             return False
         # What has begun is finished first.
         turn = max(waiting, key=lambda turn: turn.block_at is not None)
-        if turn.block_at is None:
-            self.generation = 0
-            opening = {"insert": f"\n↳ {self.name}: {BLOCK}", "at": turn.question_end}
-            while not self.edit(tag, turn, opening) and self.read()[0] == text:
-                pass  # the same question was asked, answered and deleted a short while ago
+        if turn.so_far is None:
+            self.say(turn, {"insert": f"\n↳ {self.name}: {BLOCK}"})
             return True
         next_at = time.monotonic()
-        for word in think(turn.question, text, turn.so_far or ""):
+        for word in think(turn.question, text, turn.so_far):
             next_at = max(next_at + 1 / self.rate, time.monotonic())
             time.sleep(max(0, next_at - time.monotonic()))
             word = word.replace("\n", " ").replace(BLOCK, "")
             if not self.say(turn, {"insert": word}):
                 return True
-            turn = turn._replace(so_far=f"{turn.so_far}{word}")
+            turn = turn._replace(so_far=turn.so_far + word)
         self.say(turn, {"delete": 1})
         return True
 
     def say(self, turn: Turn, change: dict) -> bool:
-        """Makes a change where the block of this answer is now. False: the document is not as we thought."""
-        self.show()
-        text, tag = self.read()
-        for now in turns(text, self.name):
-            if now.block_at is not None and (now.question, now.so_far) == (turn.question, turn.so_far):
-                return self.edit(tag, now, {**change, "at": now.block_at})
-        return False
+        """Makes a change where the block of an answer is now, or below its question if it has not begun.
 
-    def edit(self, tag: str, turn: Turn, op: dict) -> bool:
-        """Makes one edit of the text that `tag` names. False: it was made already, or cannot be made any more."""
-        body = {"client_id": self.client_id, "unit": "char", "base": tag, "ops": [op]}
-        # A second life of the agent that finds the same question and the same beginning of an answer has the same key.
-        saying = json.dumps([self.name, turn.question, turn.so_far, "delete" in op, self.generation])
-        key = hashlib.sha256(saying.encode()).hexdigest()
-        try:
-            self.server.request("PATCH", f"{self.path}/text", body, Idempotency_Key=key)
-            return True
-        except Refused as refused:
-            # 409: the document was deleted and begun anew. 410: history no longer reaches the text that we read.
-            # 422: the key was used, so that word is in the document, or was and somebody deleted it. Looking again tells.
-            if refused.status not in (409, 410) and refused.code != "idempotency_key_reused":
-                raise
-            self.generation += 1
-            return False
+        False: there is no such answer any more. It is longer than we thought, or somebody changed or stopped it.
+        """
+        self.show()
+        asking = 0
+        while True:
+            text, tag = self.read()
+            same = [now for now in turns(text, self.name) if now.is_as_far_as(turn)]
+            if not same:
+                return False
+            at = same[0].question_end if same[0].block_at is None else same[0].block_at
+            body = {"client_id": self.client_id, "unit": "char", "base": tag, "ops": [{**change, "at": at}]}
+            # Who finds the same question and the same beginning of an answer has the same key: a second life of this
+            # agent, or a second agent.
+            step = json.dumps([self.name, turn.question, turn.so_far, "delete" in change, asking])
+            try:
+                self.server.request(
+                    "PATCH", f"{self.path}/text", body, Idempotency_Key=hashlib.sha256(step.encode()).hexdigest()
+                )
+                return True
+            except Stale:
+                pass
+            except Refused as refused:
+                if refused.code == "idempotency_key_reused":
+                    # The step was made already. If the text does not show it, it belongs to an earlier asking of the
+                    # same question, which somebody has deleted since.
+                    asking += 1
+                # 409: the document was deleted and begun anew. 410: history no longer reaches the text that we read.
+                elif refused.status not in (409, 410):
+                    raise
 
     # What happens
 
@@ -297,7 +314,7 @@ class Agent:
                 self.failure = refused
                 self.changed.set()
                 return
-            except (OSError, http.client.HTTPException):
+            except (OSError, http.client.HTTPException, ValueError):  # the last: this is no event stream
                 failures += 1
             finally:
                 connection.close()

@@ -33,7 +33,7 @@ use crate::store::sqlite::SqliteStore;
 use self::connection::{Connection, FirstRequest, Protocol};
 
 /// How many messages a reader may be behind before it is caught up from the log.
-const BROADCAST_MESSAGES: usize = 64;
+const BROADCAST_MESSAGES: usize = 32;
 /// How many awareness states one document may have.
 const AWARENESS_STATES_MAX: usize = 1000;
 /// What one connection may buffer in each direction; an address may have 32 KiB.
