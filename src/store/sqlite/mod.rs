@@ -202,7 +202,7 @@ impl Store for SqliteStore {
         let work = move |transaction: &Transaction<'_>, _: &mut i64| {
             changes::compact(transaction, &compacted, epoch, &snapshot, retention)
         };
-        self.writer.act(&document, work).await
+        self.writer.act_in_time(&document, work).await
     }
 
     async fn add_version(

@@ -39,18 +39,23 @@ const BATCH_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// While several changes at a time arrive, commits begin so far apart. A commit has a fixed price, a few system calls and
 /// a sync, of 0.1 ms of a processor; shared by all that comes in 2 ms it is small, and nobody notices the wait.
 const COMMIT_INTERVAL: Duration = Duration::from_millis(2);
+/// What is in no hurry waits so long at the most, so that much is settled at a time.
+const ACT_WITHIN: Duration = Duration::from_millis(200);
+const ACTS_WAITING_MAX: usize = 64;
 /// From so many changes in a commit on, several are said to arrive at a time.
 const BUSY_CHANGES: usize = 4;
-/// Length of the write-ahead log at which it is copied into the database: 16 MiB in pages of 4 KiB.
-const CHECKPOINT_PAGES: u64 = 4096;
+/// Length of the write-ahead log at which it is copied into the database: 32 MiB in pages of 4 KiB.
+const CHECKPOINT_PAGES: u64 = 8192;
 /// From here on readers are waited for, so that the log can begin anew: 64 MiB.
-const RESTART_PAGES: u64 = 4 * CHECKPOINT_PAGES;
+const RESTART_PAGES: u64 = 2 * CHECKPOINT_PAGES;
 /// If it cannot be copied, and has grown to this, nothing more is taken: 256 MiB.
-const WAL_PAGES_MAX: u64 = 16 * CHECKPOINT_PAGES;
+const WAL_PAGES_MAX: u64 = 8 * CHECKPOINT_PAGES;
 /// How long a checkpoint waits for readers; new ones do not hinder it.
 const RESTART_PATIENCE: Duration = Duration::from_millis(100);
 
 type Answer<T> = oneshot::Sender<Result<T, StoreError>>;
+
+type Act = Box<dyn FnOnce(&mut Writer) + Send>;
 
 /// What the writer is asked for.
 pub enum Change {
@@ -63,7 +68,9 @@ pub enum Change {
         answer: Answer<()>,
     },
     /// Anything else that is done in a transaction of its own.
-    Act(Box<dyn FnOnce(&mut Writer) + Send>),
+    Act(Act),
+    /// The same, for what is in no hurry.
+    ActInTime(Act),
     Delete {
         document: DocumentId,
         answer: Answer<bool>,
@@ -102,16 +109,30 @@ impl Handle {
         document: &DocumentId,
         work: impl FnOnce(&Transaction<'_>, &mut i64) -> Result<Result<T, StoreError>, RowError> + Send + 'static,
     ) -> Result<T, StoreError> {
-        let document = document.clone();
-        self.ask(|answer| {
-            Change::Act(Box::new(move |writer| {
-                let result = writer.act(&document, work);
-                // Whoever asked may be gone.
-                let _ = answer.send(result);
-            }))
-        })
-        .await
+        self.ask(|answer| Change::Act(act(document, work, answer))).await
     }
+
+    /// The same, in a moment in which it is cheap: soon, and at once if nothing else is to do.
+    pub async fn act_in_time<T: Send + 'static>(
+        &self,
+        document: &DocumentId,
+        work: impl FnOnce(&Transaction<'_>, &mut i64) -> Result<Result<T, StoreError>, RowError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        self.ask(|answer| Change::ActInTime(act(document, work, answer))).await
+    }
+}
+
+fn act<T: Send + 'static>(
+    document: &DocumentId,
+    work: impl FnOnce(&Transaction<'_>, &mut i64) -> Result<Result<T, StoreError>, RowError> + Send + 'static,
+    answer: Answer<T>,
+) -> Act {
+    let document = document.clone();
+    Box::new(move |writer| {
+        let result = writer.act(&document, work);
+        // Whoever asked may be gone.
+        let _ = answer.send(result);
+    })
 }
 
 /// The writer's own state.
@@ -128,6 +149,8 @@ pub struct Writer {
     journal: Option<Journal>,
     /// Where those who wait for answers run, if that is known.
     runtime: Option<runtime::Handle>,
+    /// What is in no hurry, and since when it waits.
+    in_time: Vec<(Instant, Act)>,
     /// When the next commit may begin, if that matters.
     next_commit: Option<Instant>,
     closing: Vec<Answer<()>>,
@@ -199,6 +222,7 @@ impl Writer {
             wal_pages: Arc::default(),
             journal: None,
             runtime: runtime::Handle::try_current().ok(),
+            in_time: Vec::new(),
             next_commit: None,
             closing: Vec::new(),
             directory,
@@ -211,7 +235,7 @@ impl Writer {
 
     fn run(mut self) {
         let mut next = None;
-        while let Some(change) = next.take().or_else(|| self.inbox.blocking_recv()) {
+        while let Some(change) = next.take().or_else(|| self.receive()) {
             match change {
                 Change::Close { answer } => {
                     // What was sent before is still received, then the end.
@@ -219,6 +243,7 @@ impl Writer {
                     self.closing.push(answer);
                 }
                 Change::Act(act) => act(&mut self),
+                Change::ActInTime(act) => self.in_time.push((Instant::now(), act)),
                 Change::Delete { document, answer } => {
                     let result = self.delete(&document);
                     let _ = answer.send(result);
@@ -234,9 +259,41 @@ impl Writer {
                 }
             }
             self.settle_if_due();
+            self.act_if_due();
             self.checkpoint_if_due();
         }
+        self.act_now();
         self.finish();
+    }
+
+    /// The next change; before it is waited for, what is in no hurry is done.
+    fn receive(&mut self) -> Option<Change> {
+        if !self.in_time.is_empty() {
+            if let Ok(change) = self.inbox.try_recv() {
+                return Some(change);
+            }
+            self.pace();
+            if let Ok(change) = self.inbox.try_recv() {
+                return Some(change);
+            }
+            self.act_now();
+        }
+        self.inbox.blocking_recv()
+    }
+
+    /// Does what has waited long enough, or is cheap now: with an empty journal nothing is to be settled for it.
+    fn act_if_due(&mut self) {
+        let Some((since, _)) = self.in_time.first() else { return };
+        let is_cheap = self.journal.as_ref().is_some_and(|journal| journal.fill.is_empty());
+        if is_cheap || since.elapsed() >= ACT_WITHIN || self.in_time.len() >= ACTS_WAITING_MAX {
+            self.act_now();
+        }
+    }
+
+    fn act_now(&mut self) {
+        for (_, act) in std::mem::take(&mut self.in_time) {
+            act(self);
+        }
     }
 
     /// Lets more changes arrive if the last commit was shared by several, and began just now.
