@@ -180,6 +180,7 @@ impl Reader {
             return Ok(None);
         }
         if let (Line::LeftOut { left_out, reason }, None) = (&line, &self.open) {
+            self.bytes = 0;
             return Ok(Some(Taken::LeftOut { document: left_out.clone(), reason: reason.clone() }));
         }
         let open = self.open.as_mut().ok_or("it belongs to no document")?;

@@ -152,6 +152,9 @@ impl Registry {
             checking.await.map_err(interrupted)?.map_err(|reason| DocumentError::Invalid { reason })?;
         let id = archive.summary.document.clone();
         let written = self.0.store.unarchive(archive).await?;
+        if written {
+            self.0.authors.forget(&id);
+        }
         if let Some(document) = self.find_open(&id).filter(|_| written) {
             document.reload().await;
         }

@@ -90,6 +90,8 @@ pub(super) enum Command {
         reply: Reply<bool>,
     },
     Unload,
+    /// The store has got another document under this name.
+    Reload,
 }
 
 pub(super) struct FreezeRequest {
@@ -253,6 +255,10 @@ impl Actor {
                 let deleted = Box::pin(self.delete()).await;
                 let _ = reply.send(deleted);
             }
+            Command::Reload => {
+                self.discard();
+                self.in_doubt = true;
+            }
             Command::Unload => {
                 if self.compaction.is_none() {
                     self.discard();
@@ -295,13 +301,13 @@ impl Actor {
     }
 
     /// Appends what the turn has so far. If that fails, so has everything that was answered in it: a repeat of what is
-    /// in an append is no more durable than that.
+    /// in an append is no more durable than that, and a refusal may rest on it too.
     async fn flush(&mut self, turn: &mut Turn) -> Result<(), DocumentError> {
         let events = std::mem::take(&mut turn.events);
         let receipts = std::mem::take(&mut turn.receipts);
         let appended = self.append(events, receipts).await;
         if let Err(error) = &appended {
-            for (_, answer) in turn.answers.iter_mut().filter(|(_, answer)| answer.is_ok()) {
+            for (_, answer) in &mut turn.answers {
                 *answer = Err(error.clone());
             }
         }
@@ -386,7 +392,7 @@ impl Actor {
             return Err(DocumentError::Unavailable { reason: "the document was not loaded".into() });
         };
         let may_take_long = may_take_long(&change, &replica);
-        let is_own = matches!(&change, Change::Text(_) | Change::Patch(_));
+        let is_own = matches!(&change, Change::Text(_) | Change::Patch(_) | Change::Restore(_));
         let Terms { origin, user, .. } = terms;
         let merging_origin = origin.clone();
         let merge = move || {
@@ -582,7 +588,14 @@ impl Actor {
         let missed = if reaches {
             tail.iter().filter(|event| event.sequence > told).cloned().collect()
         } else {
-            self.log_between(told, head).await?.unwrap_or_default()
+            match self.log_between(told, head).await? {
+                Some(missed) => missed,
+                None => {
+                    // Without the log there would be a hole: they come back, and start from the state.
+                    self.shared.tell(Told::Closed(Closing::TooSlow));
+                    return Ok(());
+                }
+            }
         };
         self.tell(epoch, missed);
         Ok(())

@@ -36,6 +36,13 @@ impl Authors {
     }
 }
 
+impl Authors {
+    /// Forgets a document: what it is from now on may be what it was before this process wrote to it.
+    pub fn forget(&self, document: &DocumentId) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(document);
+    }
+}
+
 /// A number as Yjs draws one: of 32 bits, which its older versions cannot exceed.
 pub(super) fn draw() -> ClientNumber {
     rand::random::<u32>().into()

@@ -417,9 +417,12 @@ impl Document {
     pub async fn restore(&self, at: Sequence, terms: Terms) -> Result<Written, DocumentError> {
         let (epoch, replica) = self.replica_at(at, 0).await?;
         let read = move || {
-            std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| replica.content())).unwrap_or_else(
-                |_panic| Err(DocumentError::Invalid { reason: "the earlier content cannot be read".into() }),
-            )
+            let started = Instant::now();
+            let is_patient = || started.elapsed() < MERGE_TIME_MAX;
+            std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| replica.content(&is_patient)))
+                .unwrap_or_else(|_panic| {
+                    Err(DocumentError::Invalid { reason: "the earlier content cannot be read".into() })
+                })
         };
         let interrupted = |_| DocumentError::Unavailable { reason: "restoring was interrupted".into() };
         let content = tokio::task::spawn_blocking(read).await.map_err(interrupted)??;
@@ -520,7 +523,6 @@ impl Document {
         at: Sequence,
         number: ClientNumber,
     ) -> Result<(Epoch, Replica), DocumentError> {
-        const EVERYTHING: PageLimit = PageLimit { events_max: usize::MAX, bytes_max: usize::MAX };
         let (epoch, head) = self.head().await?;
         if at > head {
             return Err(DocumentError::NotFound);
@@ -532,7 +534,9 @@ impl Document {
             // A version's snapshot stays when the log around it is gone.
             Vec::new()
         } else {
-            store.log(&self.0.id, after, EVERYTHING).await?.ok_or(DocumentError::NotFound)?.events
+            let events_max = usize::try_from(at.since(after)).unwrap_or(usize::MAX);
+            let up_to = PageLimit { events_max, bytes_max: usize::MAX };
+            store.log(&self.0.id, after, up_to).await?.ok_or(DocumentError::NotFound)?.events
         };
         let build = move || {
             let updates = events.iter().filter(|event| event.sequence <= at).map(|event| &event.update[..]);
@@ -722,7 +726,7 @@ impl Document {
     /// Forgets what is known of the document: the store has got another one under its name.
     pub async fn reload(&self) {
         // An error means that the task has ended, and knows nothing any more.
-        let _ = self.0.inbox.send(Command::Unload).await;
+        let _ = self.0.inbox.send(Command::Reload).await;
     }
 
     /// Drops the replica from memory; the next question loads it again. Streams stay.

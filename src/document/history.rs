@@ -67,16 +67,22 @@ impl Document {
         let mut after = since;
         loop {
             let page = store.log(&self.0.id, after, PAGE).await?.ok_or(DocumentError::NotFound)?;
-            page.events.iter().for_each(|event| tally.count(event));
-            match page.events.last() {
-                Some(last) if last.sequence < page.head => after = last.sequence,
+            let last = page.events.last().map(|event| event.sequence);
+            // A long log is counted in pieces, and on a thread that holds nobody up.
+            let events = page.events;
+            let counting = tokio::task::spawn_blocking(move || {
+                events.iter().for_each(|event| tally.count(event));
+                tally
+            });
+            let interrupted = |_| DocumentError::Unavailable { reason: "counting was interrupted".into() };
+            tally = counting.await.map_err(interrupted)?;
+            match last {
+                Some(last) if last < page.head => after = last,
                 last => {
-                    let head = last.map_or(page.head, |last| last.sequence);
+                    let head = last.unwrap_or(page.head);
                     return Ok(History { epoch: page.epoch, since, head, contributions: tally.finish() });
                 }
             }
-            // A long log is counted in pieces, and others have their turns between them.
-            tokio::task::yield_now().await;
         }
     }
 }
@@ -159,11 +165,8 @@ impl Tally {
         }
         let mut deleted = 0;
         for (client, range) in outline.deletions.iter() {
-            if !self.deleted.covers_range(client, &range) {
-                deleted +=
-                    range.clone().filter(|clock| !self.deleted.contains(client, *clock)).count() as u64;
-                self.deleted.insert(client, range);
-            }
+            deleted += u64::from(range.end - range.start) - self.deleted.overlap(client, &range);
+            self.deleted.insert(client, range);
         }
         (inserted, deleted)
     }

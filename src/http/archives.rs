@@ -24,6 +24,8 @@ use super::route::{
 const JSON_LINES: &str = "application/x-ndjson";
 /// Documents that are looked up at a time.
 const PAGE_DOCUMENTS: usize = 100;
+/// So many of those that were skipped are named.
+const SKIPPED_MAX: usize = 1000;
 /// A document's history may take this many times what the document may.
 const HISTORY_FACTOR: usize = 8;
 
@@ -196,6 +198,8 @@ async fn take(
             }
         }
     };
-    answer.skipped.push(skipped);
+    if answer.skipped.len() < SKIPPED_MAX {
+        answer.skipped.push(skipped);
+    }
     Ok(())
 }

@@ -104,12 +104,13 @@ impl Reader {
         if self.ended {
             return None;
         }
-        while self.behind {
-            if let Some(missed) = self.catch_up().await {
-                return Some(missed);
-            }
-        }
         loop {
+            // Before anything else is taken off the broadcast: what follows there lies after what was missed.
+            while self.behind && !self.ended {
+                if let Some(missed) = self.catch_up().await {
+                    return Some(missed);
+                }
+            }
             let received = tokio::select! {
                 biased;
                 received = self.live.recv() => received,
@@ -122,7 +123,7 @@ impl Reader {
                 }
                 Err(RecvError::Lagged(_)) => {
                     self.fall_behind();
-                    self.catch_up().await
+                    None
                 }
                 // The document's task has ended under the stream: the client comes back to a fresh one.
                 Err(RecvError::Closed) => return None,
@@ -157,6 +158,11 @@ impl Reader {
         match broadcast.told() {
             Told::Event { epoch, event } => {
                 if self.epoch == Some(*epoch) && event.sequence <= self.cursor {
+                    return None;
+                }
+                if self.epoch.is_none_or(|known| known == *epoch) && event.sequence != self.cursor.next() {
+                    // It was not told what came before: the log has it.
+                    self.fall_behind();
                     return None;
                 }
                 self.epoch = Some(*epoch);

@@ -102,6 +102,11 @@ pub struct Archive {
     pub versions: Vec<Version>,
 }
 
+/// Sequences are counted so far at the most: JSON's readers take no larger numbers, and nobody gets there.
+const SEQUENCE_MAX: u64 = 1 << 53;
+/// Versions that an archived document may have.
+const ARCHIVED_VERSIONS_MAX: usize = 100;
+
 impl Archive {
     /// Whether it hangs together: the log is dense and ends at the head, begins at 1 or after a snapshot, and each
     /// version has its snapshot.
@@ -110,6 +115,19 @@ impl Archive {
     /// Says what does not fit.
     pub fn check(&self) -> Result<(), String> {
         let Summary { head, oldest, .. } = self.summary;
+        if head.get() > SEQUENCE_MAX || oldest > head.next() {
+            return Err(format!("{head} and {oldest} are no sequences of a log"));
+        }
+        let names: std::collections::HashSet<_> = self.versions.iter().map(|version| &version.name).collect();
+        if names.len() != self.versions.len() || names.len() > ARCHIVED_VERSIONS_MAX {
+            return Err(format!("it has two versions of one name, or more than {ARCHIVED_VERSIONS_MAX}"));
+        }
+        if self.snapshots.len() > ARCHIVED_VERSIONS_MAX + retention::SNAPSHOTS_MAX + 1 {
+            return Err("it has more snapshots than there can be".into());
+        }
+        if self.snapshots.iter().any(|snapshot| snapshot.sequence > head) {
+            return Err(format!("it has a snapshot after its head, {head}"));
+        }
         let mut expected = oldest;
         for event in &self.log {
             if event.sequence != expected {

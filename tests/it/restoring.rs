@@ -255,3 +255,17 @@ async fn random_change(editor: &Editor<'_>, random: &mut StdRng) -> u64 {
         })
         .await
 }
+
+#[tokio::test]
+async fn a_long_text_is_compared_run_by_run() {
+    let server = Server::start().await;
+    let client = &server.client;
+    let mut peer = Peer::new();
+    client.write("a", "tab-1", &peer.insert(0, &"long 😀 ".repeat(100_000))).await;
+    client.write("a", "tab-1", &peer.insert(400_000, "inserted")).await;
+    let restored = restore(client, &json!({ "seq": 1 })).await;
+    assert_eq!(restored["changed"], true);
+    assert_eq!(client.text("a").await, "long 😀 ".repeat(100_000));
+    let edit = &client.log("a").await[2];
+    assert!(edit["bytes"].as_u64().is_some_and(|bytes| bytes < 100), "only what differs is changed: {edit}");
+}

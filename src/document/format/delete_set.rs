@@ -64,6 +64,14 @@ impl DeleteSet {
         after > 0 && range.end <= ranges[after - 1].end
     }
 
+    /// How many clocks of a range are deleted here. Costs as much as there are ranges within it.
+    pub fn overlap(&self, client: ClientNumber, range: &Range<u32>) -> u64 {
+        let Some(ranges) = self.clients.get(&client) else { return 0 };
+        let from = ranges.partition_point(|present| present.end <= range.start);
+        let within = ranges[from..].iter().take_while(|present| present.start < range.end);
+        within.map(|present| u64::from(present.end.min(range.end) - present.start.max(range.start))).sum()
+    }
+
     /// Adds one range, which may overlap what is there. An empty one adds nothing.
     pub fn insert(&mut self, client: ClientNumber, range: Range<u32>) {
         if range.is_empty() {

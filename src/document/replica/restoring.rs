@@ -4,12 +4,14 @@
 //! lists and XML but for what is the same at both ends, texts by the smallest edit where they are plain. Others' edits
 //! that are under way merge with it like with any edit.
 
+use std::collections::VecDeque;
+
 use bytes::Bytes;
 use yrs::branch::{Branch, BranchPtr};
 use yrs::types::Delta;
 use yrs::{
     Any, In, Map, MapRef, Out, ReadTxn, Text, TextRef, Transact, TransactionMut, WriteTxn, XmlElementPrelim,
-    XmlElementRef, XmlFragment, XmlFragmentRef, XmlTextPrelim,
+    XmlElementRef, XmlFragment, XmlTextPrelim,
 };
 
 use super::super::handle::DocumentError;
@@ -48,7 +50,7 @@ impl Replica {
     ///
     /// # Errors
     /// `WrongRoot`: some of it could not be brought back.
-    pub(in super::super) fn content(&self) -> Result<Content, DocumentError> {
+    pub(in super::super) fn content(&self, is_patient: &dyn Fn() -> bool) -> Result<Content, DocumentError> {
         let transaction = self.doc.transact();
         let mut names: Vec<String> = transaction.root_refs().map(|(name, _)| name.to_owned()).collect();
         names.sort_unstable();
@@ -62,7 +64,7 @@ impl Replica {
                 (Kind::Array, node) => Held::Container(Container::Array, node),
                 (Kind::Xml, _) => {
                     let text = transaction.get_text(name.as_str()).ok_or(UNREADABLE)?;
-                    Held::Xml(read_children(&reader, &transaction, text.as_ref())?)
+                    Held::Xml(read_children(&reader, &transaction, text.as_ref(), is_patient)?)
                 }
                 _ => return Err(UNREADABLE),
             };
@@ -78,7 +80,7 @@ impl Replica {
         origin: &Origin,
         allowance: &Allowance<'_>,
     ) -> Result<Changed, ChangeError> {
-        let current = self.content()?;
+        let current = self.content(allowance.is_patient)?;
         let mut plans = Vec::new();
         for (name, held) in &current.0 {
             let goal = match wanted.0.iter().find(|(other, _)| other == name) {
@@ -187,41 +189,57 @@ struct TextPlan {
 impl TextPlan {
     /// What lies between the beginning and the end that both have, formats included.
     fn between(current: Passage, goal: Passage) -> Self {
-        let (current, goal) = (units(current), units(goal));
-        let start = current.iter().zip(&goal).take_while(|(one, other)| one == other).count();
-        let at_end = current[start..].iter().rev().zip(goal[start..].iter().rev());
-        let kept_end = at_end.take_while(|(one, other)| one == other).count();
-        let length = |units: &[Run]| units.iter().map(unit_length).sum();
-        let mut inserted: Vec<Run> = Vec::new();
-        for run in &goal[start..goal.len() - kept_end] {
-            match (inserted.last_mut(), &run.piece) {
-                (Some(Run { piece: Piece::Text(text), marks }), Piece::Text(more)) if *marks == run.marks => {
-                    text.push_str(more);
-                }
-                _ => inserted.push(run.clone()),
-            }
+        let (mut current, mut goal) = (VecDeque::from(current.runs()), VecDeque::from(goal.runs()));
+        let mut position = 0;
+        while let (Some(one), Some(other)) = (current.front(), goal.front())
+            && one == other
+        {
+            position += unit_length(one);
+            current.pop_front();
+            goal.pop_front();
         }
+        if let (Some(one), Some(other)) = (current.front_mut(), goal.front_mut())
+            && let Some((one, other)) = alike(one, other)
+        {
+            let same = one.chars().zip(other.chars()).take_while(|(one, other)| one == other);
+            let bytes = same.map(|(character, _)| character.len_utf8()).sum();
+            position += utf16_length(&one[..bytes]);
+            one.drain(..bytes);
+            other.drain(..bytes);
+        }
+        while let (Some(one), Some(other)) = (current.back(), goal.back())
+            && one == other
+        {
+            current.pop_back();
+            goal.pop_back();
+        }
+        if let (Some(one), Some(other)) = (current.back_mut(), goal.back_mut())
+            && let Some((one, other)) = alike(one, other)
+        {
+            let same = one.chars().rev().zip(other.chars().rev()).take_while(|(one, other)| one == other);
+            let bytes: usize = same.map(|(character, _)| character.len_utf8()).sum();
+            one.truncate(one.len() - bytes);
+            other.truncate(other.len() - bytes);
+        }
+        let is_left = |run: &Run| unit_length(run) > 0;
         Self {
-            position: length(&current[..start]),
-            deleted: length(&current[start..current.len() - kept_end]),
-            inserted,
+            position,
+            deleted: current.iter().map(unit_length).sum(),
+            inserted: goal.into_iter().filter(is_left).collect(),
         }
     }
 }
 
-/// A run for each character and each embed.
-fn units(passage: Passage) -> Vec<Run> {
-    let mut units = Vec::new();
-    for Run { piece, marks } in passage.runs() {
-        match piece {
-            Piece::Text(text) => units.extend(
-                text.chars()
-                    .map(|character| Run { piece: Piece::Text(character.to_string()), marks: marks.clone() }),
-            ),
-            embed => units.push(Run { piece: embed, marks }),
+/// The strings of two runs that are formatted alike.
+fn alike<'a>(one: &'a mut Run, other: &'a mut Run) -> Option<(&'a mut String, &'a mut String)> {
+    match (one, other) {
+        (Run { piece: Piece::Text(one), marks }, Run { piece: Piece::Text(other), marks: theirs })
+            if marks == theirs =>
+        {
+            Some((one, other))
         }
+        _ => None,
     }
-    units
 }
 
 fn unit_length(run: &Run) -> u32 {
@@ -231,30 +249,40 @@ fn unit_length(run: &Run) -> u32 {
     }
 }
 
+const TOO_LONG: DocumentError =
+    DocumentError::WrongRoot { detail: "reading the content takes too long, and it cannot be restored" };
+
 fn read_children<T: ReadTxn>(
     reader: &Reader<'_, T>,
     transaction: &T,
     parent: &Branch,
+    is_patient: &dyn Fn() -> bool,
 ) -> Result<Vec<Xml>, DocumentError> {
-    let children = XmlFragmentRef::from(BranchPtr::from(parent));
-    let read = |index| match children.get(transaction, index) {
-        Some(yrs::XmlOut::Element(element)) => read_element(reader, transaction, &element),
-        Some(yrs::XmlOut::Text(text)) => {
-            let branch: &Branch = text.as_ref();
-            match reader.passage(&TextRef::from(BranchPtr::from(branch))) {
-                Some(passage) => Ok(Xml::Text(passage)),
-                None => Err(UNREADABLE),
-            }
+    if reader.has_string(parent) {
+        return Err(UNREADABLE);
+    }
+    let read = |child| {
+        if !is_patient() {
+            return Err(TOO_LONG);
         }
-        _ => Err(UNREADABLE),
+        match child {
+            Out::YXmlElement(element) => read_element(reader, transaction, &element, is_patient),
+            Out::YXmlText(text) => {
+                let branch: &Branch = text.as_ref();
+                let passage = reader.passage(&TextRef::from(BranchPtr::from(branch)));
+                passage.map(Xml::Text).ok_or(UNREADABLE)
+            }
+            _ => Err(UNREADABLE),
+        }
     };
-    (0..children.len(transaction)).map(read).collect()
+    reader.values(parent).into_iter().map(read).collect()
 }
 
 fn read_element<T: ReadTxn>(
     reader: &Reader<'_, T>,
     transaction: &T,
     element: &XmlElementRef,
+    is_patient: &dyn Fn() -> bool,
 ) -> Result<Xml, DocumentError> {
     let branch: &Branch = element.as_ref();
     let map = MapRef::from(BranchPtr::from(branch));
@@ -269,7 +297,7 @@ fn read_element<T: ReadTxn>(
         }
     }
     let tag = element.try_tag().ok_or(UNREADABLE)?.to_string();
-    Ok(Xml::Element { tag, attributes, children: read_children(reader, transaction, branch)? })
+    Ok(Xml::Element { tag, attributes, children: read_children(reader, transaction, branch, is_patient)? })
 }
 
 impl Xml {
@@ -319,10 +347,7 @@ fn carry_out<'a>(
                 root.remove_range(&mut transaction, narrow(start), narrow(deleted));
             }
             for (offset, node) in inserted.into_iter().enumerate() {
-                if !(allowance.is_patient)() {
-                    return Err(ChangeError::TooCostly);
-                }
-                build(&mut transaction, &root, narrow(start + offset), node);
+                build(&mut transaction, &root, narrow(start + offset), node, allowance.is_patient)?;
             }
             Ok(transaction)
         }
@@ -342,7 +367,16 @@ fn replace(transaction: &mut TransactionMut<'_>, text: &TextRef, plan: TextPlan)
 }
 
 /// Makes XML anew. Recurses as deep as it nests, which is bounded where updates are let in.
-fn build(transaction: &mut TransactionMut<'_>, parent: &impl XmlFragment, index: u32, node: Xml) {
+fn build(
+    transaction: &mut TransactionMut<'_>,
+    parent: &impl XmlFragment,
+    index: u32,
+    node: Xml,
+    is_patient: &dyn Fn() -> bool,
+) -> Result<(), ChangeError> {
+    if !is_patient() {
+        return Err(ChangeError::TooCostly);
+    }
     match node {
         Xml::Element { tag, attributes, children } => {
             let element = parent.insert(transaction, index, XmlElementPrelim::empty(tag));
@@ -351,13 +385,14 @@ fn build(transaction: &mut TransactionMut<'_>, parent: &impl XmlFragment, index:
             for (name, value) in attributes {
                 map.insert(transaction, name, value);
             }
-            for (index, child) in (0..).zip(children) {
-                build(transaction, &element, index, child);
-            }
+            (0..)
+                .zip(children)
+                .try_for_each(|(index, child)| build(transaction, &element, index, child, is_patient))
         }
         Xml::Text(passage) => {
             let text = parent.insert(transaction, index, XmlTextPrelim::new(""));
             text.apply_delta(transaction, delta(passage));
+            Ok(())
         }
     }
 }

@@ -229,12 +229,12 @@ impl<T: ReadTxn> Reader<'_, T> {
         Some(pieces.map(|piece| (piece.insert, piece.attributes)).collect())
     }
 
-    fn has_string(&self, branch: &Branch) -> bool {
+    pub(super) fn has_string(&self, branch: &Branch) -> bool {
         !TextRef::from(BranchPtr::from(branch)).get_string(self.transaction).is_empty()
     }
 
     /// The elements of a sequence without strings.
-    fn values(&self, branch: &Branch) -> Vec<Out> {
+    pub(super) fn values(&self, branch: &Branch) -> Vec<Out> {
         ArrayRef::from(BranchPtr::from(branch)).iter(self.transaction).collect()
     }
 

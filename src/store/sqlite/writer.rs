@@ -472,6 +472,7 @@ impl Writer {
         let harmless = [ErrorCode::DiskFull, ErrorCode::DatabaseBusy, ErrorCode::DatabaseLocked];
         if !error.sqlite_error_code().is_some_and(|code| harmless.contains(&code)) {
             self.connection = None;
+            self.journal = None;
         }
     }
 
