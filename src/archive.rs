@@ -12,6 +12,14 @@ use crate::event::{Event, Origin, Timestamp};
 use crate::ids::{DocumentId, Sequence};
 use crate::store::{Archive, Snapshot, Summary, Version};
 
+/// Documents that are looked up at a time where many are archived.
+pub const PAGE_DOCUMENTS: usize = 100;
+
+/// How much text one document may have here, in bytes: its history takes several times what the document does.
+pub fn text_bytes_max(document_bytes_max: usize) -> usize {
+    document_bytes_max.saturating_mul(8)
+}
+
 /// One line.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(untagged)]

@@ -12,6 +12,9 @@
 //! - every prefix of a log is a valid Yjs document: nothing is ever parked;
 //! - a refused change leaves no trace in memory, in the log, or on a stream;
 //! - imports point down: `server` → `http` → `registry` → `document` → `store` → `event`, `ids`, `metrics`.
+//!
+//! Beside that way: `archive` is the text form of whole documents, which `http` serves and takes, and `transfer` writes
+//! and reads as a command.
 
 pub mod archive;
 pub mod document;

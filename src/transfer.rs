@@ -14,11 +14,6 @@ use crate::server::{StartError, open_store};
 use crate::settings::{Settings, StoreUrl};
 use crate::store::{Store, StoreError};
 
-/// Documents that are looked up at a time.
-const PAGE_DOCUMENTS: usize = 100;
-/// A document's text in an archive may take this many times what the document may.
-const HISTORY_FACTOR: usize = 8;
-
 /// Why a transfer ended early. What was imported before is there.
 #[derive(Debug, thiserror::Error)]
 pub enum TransferError {
@@ -89,7 +84,8 @@ async fn export_from(
     };
     let mut after: Option<DocumentId> = None;
     loop {
-        let page = store.list(&prefix, after.as_ref().map(DocumentId::as_str), PAGE_DOCUMENTS).await?;
+        let page =
+            store.list(&prefix, after.as_ref().map(DocumentId::as_str), archive::PAGE_DOCUMENTS).await?;
         for summary in &page {
             let id = &summary.document;
             match store.archive(id).await {
@@ -107,7 +103,7 @@ async fn export_from(
             }
         }
         match page.last() {
-            Some(last) if page.len() == PAGE_DOCUMENTS => after = Some(last.document.clone()),
+            Some(last) if page.len() == archive::PAGE_DOCUMENTS => after = Some(last.document.clone()),
             _ => break,
         }
     }
@@ -122,7 +118,7 @@ async fn export_from(
 pub async fn import(settings: &Settings, input: &mut impl BufRead) -> Result<Outcome, TransferError> {
     let store = open(settings).await?;
     let progress = progress("imported");
-    let document_bytes_max = settings.limits.max_document_bytes.saturating_mul(HISTORY_FACTOR);
+    let document_bytes_max = archive::text_bytes_max(settings.limits.max_document_bytes);
     let result = import_into(&*store, input, Reader::new(document_bytes_max), &progress).await;
     progress.finish_and_clear();
     store.close().await;

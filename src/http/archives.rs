@@ -22,12 +22,8 @@ use super::route::{
 };
 
 const JSON_LINES: &str = "application/x-ndjson";
-/// Documents that are looked up at a time.
-const PAGE_DOCUMENTS: usize = 100;
 /// So many of those that were skipped are named.
 const SKIPPED_MAX: usize = 1000;
-/// A document's history may take this many times what the document may.
-const HISTORY_FACTOR: usize = 8;
 
 pub fn export_one(registry: Registry) -> Route {
     warp::path!("docs" / String / "export")
@@ -86,8 +82,9 @@ impl Export {
                 if self.is_last_page {
                     return Ok(None);
                 }
-                let page = self.registry.list(&self.prefix, self.after.as_deref(), PAGE_DOCUMENTS).await?;
-                self.is_last_page = page.len() < PAGE_DOCUMENTS;
+                let page =
+                    self.registry.list(&self.prefix, self.after.as_deref(), archive::PAGE_DOCUMENTS).await?;
+                self.is_last_page = page.len() < archive::PAGE_DOCUMENTS;
                 self.waiting.extend(page.into_iter().map(|summary| summary.document));
                 continue;
             };
@@ -145,7 +142,7 @@ async fn import_all(
     if request.method != Method::POST {
         return Err(ApiError::MethodNotAllowed { allow: "POST" });
     }
-    let bytes_max = limits.document_bytes_max.saturating_mul(HISTORY_FACTOR);
+    let bytes_max = archive::text_bytes_max(limits.document_bytes_max);
     let mut reader = Reader::new(bytes_max);
     let mut answer = Imported::default();
     let mut rest: Vec<u8> = Vec::new();
