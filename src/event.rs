@@ -44,6 +44,11 @@ impl Timestamp {
         Self(milliseconds.clamp(0, Self::MILLISECONDS_MAX))
     }
 
+    pub fn earlier_by(self, time: std::time::Duration) -> Self {
+        let milliseconds = i64::try_from(time.as_millis()).unwrap_or(i64::MAX);
+        Self::from_milliseconds(self.0.saturating_sub(milliseconds))
+    }
+
     pub fn milliseconds(self) -> i64 {
         self.0
     }

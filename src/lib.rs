@@ -17,6 +17,7 @@
 //! and reads as a command.
 
 pub mod archive;
+pub mod auth;
 pub mod document;
 pub mod event;
 pub mod http;

@@ -4,8 +4,13 @@ use std::fs::File;
 use std::io::{BufReader, BufWriter};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::SystemTime;
 
 use clap::{Parser, Subcommand};
+use promptgrimoire::auth;
+use promptgrimoire::auth::access::Access;
+use promptgrimoire::auth::keys::Algorithm;
+use promptgrimoire::auth::mint::{self, Order};
 use promptgrimoire::ids::DocumentId;
 use promptgrimoire::settings::Settings;
 use promptgrimoire::transfer::Selection;
@@ -49,6 +54,21 @@ enum Command {
         #[arg(long, value_name = "FILE")]
         output: Option<PathBuf>,
     },
+    /// Makes a token, for trying out, that a server with the same settings takes.
+    Token {
+        /// Who it is for.
+        #[arg(long, value_name = "USER")]
+        sub: String,
+        /// What it gives, as pattern=access; several times for several. Access is read, write or admin.
+        #[arg(long, value_name = "PATTERN=ACCESS", required = true, value_parser = mint::parse_right)]
+        docs: Vec<(String, Access)>,
+        /// How long it lasts: 90s, 30m, 1h, 7d.
+        #[arg(long, default_value = "1h", value_name = "TIME")]
+        ttl: jiff::SignedDuration,
+        /// The private key as a PEM file; not for HS256, whose secret is in the settings.
+        #[arg(long, value_name = "FILE")]
+        private_key: Option<PathBuf>,
+    },
     /// Reads what `export` wrote. Documents that exist are left as they are. A running server has /import.
     Import {
         /// Where from; standard input when left out.
@@ -74,7 +94,7 @@ fn main() -> ExitCode {
     };
     let done = match arguments.command {
         None => runtime.block_on(serve(settings)),
-        Some(command) => runtime.block_on(transfer(&settings, command)),
+        Some(command) => runtime.block_on(carry_out(&settings, command)),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -102,7 +122,30 @@ async fn serve(settings: Settings) -> Result<(), Box<dyn std::error::Error>> {
     }
 }
 
-async fn transfer(settings: &Settings, command: Command) -> Result<(), Box<dyn std::error::Error>> {
+/// Prints a token.
+fn token(
+    settings: &Settings,
+    order: &Order,
+    private_key: Option<&Path>,
+) -> Result<(), Box<dyn std::error::Error>> {
+    let Some(algorithm) = settings.auth.algorithm else {
+        return Err("settings: `auth.algorithm` is missing: without it nobody takes tokens".into());
+    };
+    let read = |path: &Path| std::fs::read_to_string(path).map_err(|error| at(path, &error));
+    let key = match (private_key, &settings.auth.key, &settings.auth.key_file) {
+        (Some(path), _, _) => read(path)?,
+        (None, Some(secret), _) if algorithm == Algorithm::Hs256 => secret.expose().to_owned(),
+        (None, _, Some(path)) if algorithm == Algorithm::Hs256 => {
+            read(path)?.trim_end_matches(['\n', '\r']).to_owned()
+        }
+        _ => return Err(format!("--private-key is missing: {} is signed with one", algorithm.name()).into()),
+    };
+    let id = format!("{:032x}", rand::random::<u128>());
+    println!("{}", mint::mint(order, algorithm, &key, &id, auth::seconds(SystemTime::now()))?);
+    Ok(())
+}
+
+async fn carry_out(settings: &Settings, command: Command) -> Result<(), Box<dyn std::error::Error>> {
     let (outcome, done) = match command {
         Command::Export { document, prefix, output } => {
             let selection = document.map_or(Selection::Prefix(prefix), Selection::One);
@@ -126,6 +169,16 @@ async fn transfer(settings: &Settings, command: Command) -> Result<(), Box<dyn s
                 None => transfer::import(settings, &mut BufReader::new(std::io::stdin())).await?,
             };
             (outcome, "imported")
+        }
+        Command::Token { sub, docs, ttl, private_key } => {
+            let order = Order {
+                user: sub,
+                rights: docs,
+                life: ttl.unsigned_abs(),
+                issuer: settings.auth.issuer.clone(),
+                audience: settings.auth.audience.clone(),
+            };
+            return token(settings, &order, private_key.as_deref());
         }
     };
     for (document, reason) in &outcome.left_out {

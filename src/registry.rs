@@ -1,5 +1,7 @@
 //! The documents that are open: each opened once, shared, and let go when idle.
 //!
+//! What is asked for comes with a grant: no document without permission.
+//!
 //! Opening only starts the owning task, which loads when it is first asked: so two first joins
 //! meet at one task, and a failed load caches nothing.
 //!
@@ -15,6 +17,9 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::debug;
 
+use crate::auth::access::Admin;
+use crate::auth::grant::{Grant, GrantOfAll};
+use crate::auth::revocations::{Revocation, Revocations};
 use crate::document::authors::Authors;
 use crate::document::handle::{self, Document, DocumentError};
 use crate::ids::DocumentId;
@@ -33,6 +38,8 @@ pub struct Settings {
     pub evict_after: Duration,
     /// Over this, in bytes, replicas leave memory, the longest unused first.
     pub resident_bytes_max: usize,
+    /// How long what was revoked matters: as long as a token may last. `None`: for good.
+    pub keep_revocations: Option<Duration>,
     pub document: handle::Settings,
 }
 
@@ -40,6 +47,7 @@ struct Inner {
     settings: Settings,
     store: Arc<dyn Store>,
     metrics: Arc<Documents>,
+    revocations: Arc<Revocations>,
     open: Mutex<HashMap<DocumentId, Document>>,
     authors: Arc<Authors>,
     tasks: TaskTracker,
@@ -55,11 +63,12 @@ impl Registry {
         settings: Settings,
         store: Arc<dyn Store>,
         metrics: Arc<Documents>,
+        revocations: Arc<Revocations>,
         closing: CancellationToken,
     ) -> Self {
         let tasks = TaskTracker::new();
         let (open, authors) = (Mutex::default(), Arc::default());
-        let registry = Self(Arc::new(Inner { settings, store, metrics, open, authors, tasks }));
+        let registry = Self(Arc::new(Inner { settings, store, metrics, revocations, open, authors, tasks }));
         let sweeping = registry.clone();
         registry.0.tasks.spawn(async move {
             let mut ticks = tokio::time::interval(SWEEP);
@@ -76,8 +85,12 @@ impl Registry {
         self.0.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The open document of that name, opened if it is not. A document never written is an empty one.
-    pub fn open(&self, id: &DocumentId) -> Document {
+    /// The document that the grant is for, opened if it is not. A document never written is an empty one.
+    pub fn open<L>(&self, grant: &Grant<L>) -> Document<L> {
+        self.open_granted(grant.document()).granted(grant)
+    }
+
+    fn open_granted(&self, id: &DocumentId) -> Document {
         let mut open = self.open_documents();
         if let Some(document) = open.get(id) {
             return document.clone();
@@ -94,57 +107,58 @@ impl Registry {
         document
     }
 
-    /// The document of that name, if it is open or was ever written: asking for others opens nothing.
+    /// The document that the grant is for, if it is open or was ever written: asking for others opens nothing.
     ///
     /// # Errors
     /// `NotFound`, `Unavailable`, `Damaged`.
-    pub async fn find(&self, id: &DocumentId) -> Result<Document, DocumentError> {
-        if let Some(document) = self.find_open(id) {
+    pub async fn find<L>(&self, grant: &Grant<L>) -> Result<Document<L>, DocumentError> {
+        if let Some(document) = self.find_open(grant) {
             return Ok(document);
         }
-        self.0.store.summary(id).await?.ok_or(DocumentError::NotFound)?;
-        Ok(self.open(id))
+        self.0.store.summary(grant.document()).await?.ok_or(DocumentError::NotFound)?;
+        Ok(self.open(grant))
     }
 
-    /// The document of that name, if it is open.
-    pub fn find_open(&self, id: &DocumentId) -> Option<Document> {
-        self.open_documents().get(id).cloned()
+    /// The document that the grant is for, if it is open.
+    pub fn find_open<L>(&self, grant: &Grant<L>) -> Option<Document<L>> {
+        self.open_documents().get(grant.document()).map(|document| document.granted(grant))
     }
 
     /// What is known of a document without opening it.
     ///
     /// # Errors
     /// `NotFound`, `Unavailable`, `Damaged`.
-    pub async fn summary(&self, id: &DocumentId) -> Result<Summary, DocumentError> {
-        self.0.store.summary(id).await?.ok_or(DocumentError::NotFound)
+    pub async fn summary<L>(&self, grant: &Grant<L>) -> Result<Summary, DocumentError> {
+        self.0.store.summary(grant.document()).await?.ok_or(DocumentError::NotFound)
     }
 
-    /// Documents whose id begins with `prefix` and sorts after `after`, in the order of their ids.
+    /// Documents whose id begins with the grant's prefix and sorts after `after`, in the order of their ids.
     ///
     /// # Errors
     /// `Unavailable`, `Damaged`.
     pub async fn list(
         &self,
-        prefix: &str,
+        grant: &GrantOfAll,
         after: Option<&str>,
         limit: usize,
     ) -> Result<Vec<Summary>, DocumentError> {
-        Ok(self.0.store.list(prefix, after, limit).await?)
+        Ok(self.0.store.list(grant.prefix(), after, limit).await?)
     }
 
     /// All that there is of a document: state, log, versions.
     ///
     /// # Errors
     /// `NotFound`, `Unavailable`, `Damaged`.
-    pub async fn archive(&self, id: &DocumentId) -> Result<Archive, DocumentError> {
-        self.0.store.archive(id).await?.ok_or(DocumentError::NotFound)
+    pub async fn archive<L>(&self, grant: &Grant<L>) -> Result<Archive, DocumentError> {
+        self.0.store.archive(grant.document()).await?.ok_or(DocumentError::NotFound)
     }
 
     /// Writes a document that was archived. `false`: there is one of that name, and nothing was written.
     ///
     /// # Errors
     /// `Invalid` if its updates do not make up a document, `Unavailable`.
-    pub async fn unarchive(&self, archive: Archive) -> Result<bool, DocumentError> {
+    pub async fn unarchive(&self, grant: &Grant<Admin>, archive: Archive) -> Result<bool, DocumentError> {
+        debug_assert_eq!(grant.document(), &archive.summary.document, "a grant is for one document");
         let checking =
             tokio::task::spawn_blocking(move || crate::document::check_archive(&archive).map(|()| archive));
         let interrupted = |_| DocumentError::Unavailable { reason: "checking was interrupted".into() };
@@ -155,10 +169,21 @@ impl Registry {
         if written {
             self.0.authors.forget(&id);
         }
-        if let Some(document) = self.find_open(&id).filter(|_| written) {
+        if let Some(document) = self.find_open(grant).filter(|_| written) {
             document.reload().await;
         }
         Ok(written)
+    }
+
+    /// Takes back what somebody may do. It is kept before it takes effect: what was once revoked stays so.
+    ///
+    /// # Errors
+    /// `Unavailable`; nothing changed.
+    pub async fn revoke(&self, _grant: &GrantOfAll, revocation: Revocation) -> Result<(), DocumentError> {
+        let keep_since = self.0.settings.keep_revocations.map(|kept| revocation.at.earlier_by(kept));
+        self.0.store.add_revocation(revocation.clone(), keep_since).await?;
+        self.0.revocations.add(revocation);
+        Ok(())
     }
 
     /// Whether the store takes writes now.

@@ -8,7 +8,9 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use config::{Config, File, FileFormat};
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
+
+use crate::auth::keys::{Algorithm, Secret};
 
 /// Read where it exists, when no file is named.
 const DEFAULT_FILE: &str = "settings.toml";
@@ -36,6 +38,7 @@ pub struct Settings {
     pub history: History,
     pub limits: Limits,
     pub auth: Auth,
+    pub cors: Cors,
     pub log: Log,
 }
 
@@ -44,14 +47,38 @@ pub struct Settings {
 pub struct Server {
     pub host: String,
     pub port: u16,
+    #[serde(deserialize_with = "list")]
+    pub hosts: Vec<String>,
     pub heartbeat_seconds: u64,
     pub drain_seconds: u64,
 }
 
 impl Default for Server {
     fn default() -> Self {
-        Self { host: "127.0.0.1".into(), port: 8080, heartbeat_seconds: 10, drain_seconds: 10 }
+        Self {
+            host: "127.0.0.1".into(),
+            port: 8080,
+            hosts: Vec::new(),
+            heartbeat_seconds: 10,
+            drain_seconds: 10,
+        }
     }
+}
+
+/// A list, or what the environment has in its place: texts with commas between them.
+fn list<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Given {
+        List(Vec<String>),
+        Text(String),
+    }
+    Ok(match Given::deserialize(deserializer)? {
+        Given::List(list) => list,
+        Given::Text(text) => {
+            text.split(',').map(str::trim).filter(|item| !item.is_empty()).map(str::to_owned).collect()
+        }
+    })
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -120,6 +147,10 @@ pub struct Limits {
     pub max_awareness_bytes: usize,
     pub max_connections: usize,
     pub max_streams: usize,
+    pub max_streams_per_user: usize,
+    pub max_streams_per_address: usize,
+    pub max_streams_per_document: usize,
+    pub max_presence_entries: usize,
     pub stalled_seconds: u64,
     pub header_seconds: u64,
     pub body_seconds: u64,
@@ -133,6 +164,10 @@ impl Default for Limits {
             max_awareness_bytes: 64 << 10,
             max_connections: 20_000,
             max_streams: 15_000,
+            max_streams_per_user: 100,
+            max_streams_per_address: 2_000,
+            max_streams_per_document: 10_000,
+            max_presence_entries: 1_000,
             stalled_seconds: 30,
             header_seconds: 10,
             body_seconds: 30,
@@ -140,11 +175,44 @@ impl Default for Limits {
     }
 }
 
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, Deserialize)]
 #[serde(default)]
 pub struct Auth {
     pub mode: AuthMode,
+    pub algorithm: Option<Algorithm>,
+    pub key: Option<Secret>,
+    pub key_file: Option<PathBuf>,
+    pub jwks: Option<String>,
+    pub jwks_refresh_seconds: u64,
+    pub issuer: Option<String>,
+    pub audience: Option<String>,
+    pub max_token_seconds: u64,
     pub allow_anonymous: bool,
+}
+
+impl Default for Auth {
+    fn default() -> Self {
+        Self {
+            mode: AuthMode::None,
+            algorithm: None,
+            key: None,
+            key_file: None,
+            jwks: None,
+            jwks_refresh_seconds: 300,
+            issuer: None,
+            audience: None,
+            max_token_seconds: 0,
+            allow_anonymous: false,
+        }
+    }
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub struct Cors {
+    #[serde(deserialize_with = "list")]
+    pub origins: Vec<String>,
+    pub credentials: bool,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
@@ -152,6 +220,7 @@ pub struct Auth {
 pub enum AuthMode {
     #[default]
     None,
+    Jwt,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -229,6 +298,10 @@ impl Settings {
         at_least("limits.stalled_seconds", limits.stalled_seconds, 1)?;
         at_least("limits.header_seconds", limits.header_seconds, 1)?;
         at_least("limits.body_seconds", limits.body_seconds, 1)?;
+        at_least("limits.max_streams_per_user", limits.max_streams_per_user as u64, 1)?;
+        at_least("limits.max_streams_per_address", limits.max_streams_per_address as u64, 1)?;
+        at_least("limits.max_streams_per_document", limits.max_streams_per_document as u64, 1)?;
+        at_least("limits.max_presence_entries", limits.max_presence_entries as u64, 1)?;
         for directive in self.log.level.split(',') {
             let level = directive.rsplit('=').next().unwrap_or(directive).trim();
             if level.parse::<tracing::level_filters::LevelFilter>().is_err() {
@@ -237,6 +310,8 @@ impl Settings {
                 return Err(SettingsError::Impossible { key: "log.level", problem });
             }
         }
+        self.check_auth()?;
+        self.check_cors()?;
         let loopback = self.server.host == "localhost"
             || self.server.host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback());
         if self.auth.mode == AuthMode::None && !loopback && !self.auth.allow_anonymous {
@@ -251,6 +326,93 @@ impl Settings {
         }
         Ok(())
     }
+}
+
+impl Settings {
+    fn check_auth(&self) -> Result<(), SettingsError> {
+        let auth = &self.auth;
+        at_least("auth.jwks_refresh_seconds", auth.jwks_refresh_seconds, 10)?;
+        let given = [
+            ("auth.key", auth.key.is_some()),
+            ("auth.key_file", auth.key_file.is_some()),
+            ("auth.jwks", auth.jwks.is_some()),
+        ];
+        let given: Vec<&'static str> =
+            given.into_iter().filter(|(_, given)| *given).map(|(key, _)| key).collect();
+        if auth.mode == AuthMode::None {
+            return match given.first() {
+                Some(key) => {
+                    impossible(key, "is given while `auth.mode` is `none`, which asks for no tokens")
+                }
+                None => Ok(()),
+            };
+        }
+        if auth.algorithm.is_none() {
+            return impossible("auth.algorithm", "is missing: HS256, ES256, EdDSA or RS256");
+        }
+        match given[..] {
+            [_] => {}
+            [] => {
+                return impossible(
+                    "auth.key",
+                    "is missing, and so are `auth.key_file` and `auth.jwks`: one is needed",
+                );
+            }
+            [_, second, ..] => {
+                return impossible(second, "is given beside another key; there can be one only");
+            }
+        }
+        if auth.algorithm == Some(Algorithm::Hs256) && auth.jwks.is_some() {
+            return impossible("auth.jwks", "is a set of public keys, and HS256 takes a secret");
+        }
+        if let Some(address) = auth.jwks.as_deref().filter(|jwks| jwks.starts_with("http://")) {
+            let host = address.trim_start_matches("http://").split(['/', ':']).next().unwrap_or_default();
+            if !matches!(host, "127.0.0.1" | "localhost") {
+                return impossible(
+                    "auth.jwks",
+                    "must be https: whoever is between could give us keys of their own",
+                );
+            }
+        }
+        if auth.allow_anonymous {
+            return impossible(
+                "auth.allow_anonymous",
+                "is true while `auth.mode` is `jwt`, which lets in nobody without a token",
+            );
+        }
+        Ok(())
+    }
+
+    fn check_cors(&self) -> Result<(), SettingsError> {
+        let Cors { origins, credentials } = &self.cors;
+        if origins.iter().any(|origin| origin == "*") {
+            if origins.len() > 1 {
+                return impossible("cors.origins", "has `*` among others; it stands alone, or not at all");
+            }
+            if *credentials {
+                return impossible(
+                    "cors.credentials",
+                    "cannot be true for every origin (`*`): name those that may",
+                );
+            }
+        }
+        let is_origin = |origin: &String| {
+            let authority = origin.strip_prefix("https://").or_else(|| origin.strip_prefix("http://"));
+            origin == "*"
+                || authority.is_some_and(|authority| !authority.is_empty() && !authority.contains('/'))
+        };
+        match origins.iter().find(|origin| !is_origin(origin)) {
+            Some(origin) => impossible(
+                "cors.origins",
+                &format!("has `{origin}`, which is no origin like `https://app.example.org`"),
+            ),
+            None => Ok(()),
+        }
+    }
+}
+
+fn impossible(key: &'static str, problem: &str) -> Result<(), SettingsError> {
+    Err(SettingsError::Impossible { key, problem: problem.to_owned() })
 }
 
 fn at_least(key: &'static str, given: u64, least: u64) -> Result<(), SettingsError> {

@@ -3,6 +3,7 @@
 //! Every change and every look at the content goes to the owning task (`actor`), one at a time.
 //! Presence is not content: it lives under a lock of its own, held for one method at a time.
 
+use std::marker::PhantomData;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -11,6 +12,8 @@ use bytes::Bytes;
 use tokio::sync::{broadcast, mpsc, oneshot};
 use tokio_util::task::TaskTracker;
 
+use crate::auth::access::{Admin, MayWrite, Read};
+use crate::auth::grant::Grant;
 use crate::event::{Event, Origin, Timestamp};
 use crate::ids::{ClientId, DocumentId, Epoch, Sequence};
 use crate::metrics::Documents;
@@ -21,7 +24,7 @@ use super::authors::{self, Authors};
 use super::format::ClientNumber;
 use super::json::Shown;
 use super::json_patch::{Fault, JsonPatch};
-use super::presence::{Client, Connected, Presence, Refused};
+use super::presence::{Client, Connected, Owner, Presence, Refused};
 use super::replica::restoring::Content as Restored;
 use super::replica::{Allowance, ChangeError, Changed, Replica};
 use super::subscription::{Broadcast, Closing, Known, State, Subscription, Told};
@@ -284,9 +287,15 @@ pub(super) struct Inner {
     used: AtomicU64,
 }
 
-/// A document that is open. Cheap to clone; while a clone exists the document is not evicted.
-#[derive(Clone)]
-pub struct Document(pub(super) Arc<Inner>);
+/// A document that is open, for whoever may do with it what `L` says. Cheap to clone; while a clone exists the document
+/// is not evicted.
+pub struct Document<L = Admin>(pub(super) Arc<Inner>, PhantomData<fn() -> L>);
+
+impl<L> Clone for Document<L> {
+    fn clone(&self) -> Self {
+        Self(self.0.clone(), PhantomData)
+    }
+}
 
 impl Document {
     /// Starts the task that owns the document. Nothing is read before the first question.
@@ -310,13 +319,38 @@ impl Document {
         let parts =
             Parts { store: store.clone(), settings, authors, shared: shared.clone(), tasks: tasks.clone() };
         tasks.spawn(Box::new(Actor::new(id.clone(), parts, commands)).run());
-        Self(Arc::new(Inner { id, inbox, shared, store, started: Instant::now(), used: AtomicU64::new(0) }))
+        let inner = Inner { id, inbox, shared, store, started: Instant::now(), used: AtomicU64::new(0) };
+        Self(Arc::new(inner), PhantomData)
     }
 
-    pub fn id(&self) -> &DocumentId {
-        &self.0.id
+    /// The document, for whoever was granted access to it.
+    pub fn granted<L>(&self, grant: &Grant<L>) -> Document<L> {
+        debug_assert_eq!(grant.document(), &self.0.id, "a grant is for one document");
+        Document(self.0.clone(), PhantomData)
     }
 
+    /// Lets the document take no changes any more, or takes that back. Answers with what it is at that moment.
+    ///
+    /// `since`: now, or `None` to thaw. One that is frozen already stays frozen since then. `root`: the text that is
+    /// answered.
+    ///
+    /// # Errors
+    /// `NotFound`, `Unavailable`, `Damaged`.
+    pub async fn set_frozen(&self, since: Option<Timestamp>, root: &str) -> Result<Frozen, DocumentError> {
+        let root = root.to_owned();
+        self.ask(|reply| Command::Freeze(Box::new(FreezeRequest { since, root, reply }))).await?
+    }
+
+    /// Deletes the document; its streams end. `false`: there was none.
+    ///
+    /// # Errors
+    /// `Unavailable`.
+    pub async fn delete(&self) -> Result<bool, DocumentError> {
+        self.ask(|reply| Command::Delete { reply }).await?
+    }
+}
+
+impl<L: MayWrite> Document<L> {
     /// Merges an update of somebody's, and logs its bytes under its origin.
     ///
     /// # Errors
@@ -336,26 +370,19 @@ impl Document {
     ///
     /// # Errors
     /// `Exists`; any of `DocumentError`; nothing changed.
-    pub async fn create(&self, content: Content, origin: Origin) -> Result<Written, DocumentError> {
+    pub async fn create(
+        &self,
+        content: Content,
+        origin: Origin,
+        user: Option<String>,
+    ) -> Result<Written, DocumentError> {
         let change = match content {
             Content::Update(update) => Change::Update(update),
             Content::Text { root, text } => {
                 Change::Text(TextChange { root, unit: Unit::default(), edit: Edit::Replace(text) })
             }
         };
-        self.change(change, Terms { expected: Expected::New, ..Terms::plain(origin) }).await
-    }
-
-    /// Lets the document take no changes any more, or takes that back. Answers with what it is at that moment.
-    ///
-    /// `since`: now, or `None` to thaw. One that is frozen already stays frozen since then. `root`: the text that is
-    /// answered.
-    ///
-    /// # Errors
-    /// `NotFound`, `Unavailable`, `Damaged`.
-    pub async fn set_frozen(&self, since: Option<Timestamp>, root: &str) -> Result<Frozen, DocumentError> {
-        let root = root.to_owned();
-        self.ask(|reply| Command::Freeze(Box::new(FreezeRequest { since, root, reply }))).await?
+        self.change(change, Terms { user, expected: Expected::New, ..Terms::plain(origin) }).await
     }
 
     /// Makes the root text `root` read `text`, by the smallest edit that leads there.
@@ -476,6 +503,12 @@ impl Document {
     /// Carries out a change: merged, appended, durable, and only then answered and told to the others.
     async fn ask_for(&self, change: Change, terms: Terms) -> Result<Outcome, DocumentError> {
         self.ask(|reply| Command::Change(Box::new(ChangeRequest { change, terms, reply }))).await?
+    }
+}
+
+impl<L> Document<L> {
+    pub fn id(&self) -> &DocumentId {
+        &self.0.id
     }
 
     /// The whole document, or what the holder of `state_vector` lacks.
@@ -632,14 +665,6 @@ impl Document {
         self.ask(|reply| Command::Subscribe { known: Box::new(known), reply }).await?
     }
 
-    /// Deletes the document; its streams end. `false`: there was none.
-    ///
-    /// # Errors
-    /// `Unavailable`.
-    pub async fn delete(&self) -> Result<bool, DocumentError> {
-        self.ask(|reply| Command::Delete { reply }).await?
-    }
-
     /// Part of the log after `after`, straight from the store: only what is durable is there.
     ///
     /// # Errors
@@ -651,21 +676,22 @@ impl Document {
     }
 
     /// Counts a stream of a client in until the registration is dropped.
-    pub fn register_client(&self, client: Client) -> Registration {
+    ///
+    /// # Errors
+    /// `Taken`.
+    pub fn register_client(&self, client: Client) -> Result<Registration, Refused> {
         let client_id = client.client_id.clone();
-        let joined = self.0.shared.presence().register(client);
+        let joined = self.0.shared.presence().register(client)?;
         if let Some(client) = joined {
             self.0.shared.tell(Told::Joined(client));
         }
-        Registration { document: self.clone(), client_id }
+        Ok(Registration { document: Document(self.0.clone(), PhantomData), client_id })
     }
 
-    fn unregister_client(&self, client_id: &ClientId) {
-        let left = self.0.shared.presence().unregister(client_id, Instant::now());
-        if let Some(client) = left {
-            self.0.shared.tell(Told::Left(client));
-        }
-        self.touch();
+    /// # Errors
+    /// `Taken`: the client id is in use, and another user's.
+    pub fn check_client(&self, client_id: &ClientId, user: Option<&str>) -> Result<(), Refused> {
+        self.0.shared.presence().check_is_free(client_id, user)
     }
 
     /// Who has a stream open.
@@ -677,21 +703,21 @@ impl Document {
     ///
     /// # Errors
     /// `Refused`; nothing changed.
-    pub fn apply_awareness(&self, client: &ClientId, update: &[u8]) -> Result<(), Refused> {
-        let told = self.0.shared.presence().apply(client, update, Instant::now())?;
-        self.tell_awareness(Some(client.clone()), told);
+    pub fn apply_awareness(&self, owner: &Owner, update: &[u8]) -> Result<(), Refused> {
+        let told = self.0.shared.presence().apply(owner, update, Instant::now())?;
+        self.tell_awareness(Some(owner.client_id.clone()), told);
         Ok(())
     }
 
     /// Sets or removes the awareness state of a client that has no Yjs library. `json`: one JSON object.
     ///
     /// # Errors
-    /// `Refused::Full`; nothing changed.
-    pub fn put_awareness(&self, client: &ClientId, json: Option<&str>) -> Result<(), Refused> {
+    /// `Refused`; nothing changed.
+    pub fn put_awareness(&self, owner: &Owner, json: Option<&str>) -> Result<(), Refused> {
         // The CRDT's client numbers that Yjs draws have 32 bits.
         let number = u64::from(rand::random::<u32>());
-        let told = self.0.shared.presence().put(client, json, number, Instant::now())?;
-        self.tell_awareness(Some(client.clone()), told);
+        let told = self.0.shared.presence().put(owner, json, number, Instant::now())?;
+        self.tell_awareness(Some(owner.client_id.clone()), told);
         Ok(())
     }
 
@@ -790,12 +816,17 @@ fn change_elsewhere(mut replica: Replica, change: &Change) -> Result<Bytes, Docu
 
 /// One stream of a client: counted while this lives.
 pub struct Registration {
-    document: Document,
+    document: Document<Read>,
     client_id: ClientId,
 }
 
 impl Drop for Registration {
     fn drop(&mut self) {
-        self.document.unregister_client(&self.client_id);
+        let shared = &self.document.0.shared;
+        let left = shared.presence().unregister(&self.client_id, Instant::now());
+        if let Some(client) = left {
+            shared.tell(Told::Left(client));
+        }
+        self.document.touch();
     }
 }

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::time::SystemTime;
 
+use crate::auth::access::MayWrite;
 use crate::event::{Event, Origin, Timestamp};
 use crate::ids::{Epoch, Sequence, VersionName};
 use crate::store::{Naming, PageLimit, Snapshot, Version};
@@ -13,7 +14,7 @@ use super::handle::{Document, DocumentError};
 /// How much of the log is read at a time.
 const PAGE: PageLimit = PageLimit { events_max: 4096, bytes_max: 8 << 20 };
 
-impl Document {
+impl<L: MayWrite> Document<L> {
     /// Gives a name to a point of the history, which stays reachable for as long as it has one.
     ///
     /// `at`: the head if left out. `versions_max`: how many the document may have.
@@ -38,21 +39,25 @@ impl Document {
         let named = store.add_version(&self.0.id, epoch, version.clone(), snapshot, versions_max).await?;
         Ok((version, named))
     }
+}
 
-    /// The points that have names, by sequence and name.
-    ///
-    /// # Errors
-    /// `NotFound`, `Unavailable`, `Damaged`.
-    pub async fn versions(&self) -> Result<Vec<Version>, DocumentError> {
-        self.0.store.versions(&self.0.id).await?.ok_or(DocumentError::NotFound)
-    }
-
+impl Document {
     /// Takes a name away. `false`: there is none of that name.
     ///
     /// # Errors
     /// `Unavailable`, `Damaged`.
     pub async fn remove_version(&self, name: &VersionName) -> Result<bool, DocumentError> {
         Ok(self.0.store.remove_version(&self.0.id, name).await?)
+    }
+}
+
+impl<L> Document<L> {
+    /// The points that have names, by sequence and name.
+    ///
+    /// # Errors
+    /// `NotFound`, `Unavailable`, `Damaged`.
+    pub async fn versions(&self) -> Result<Vec<Version>, DocumentError> {
+        self.0.store.versions(&self.0.id).await?.ok_or(DocumentError::NotFound)
     }
 
     /// Who wrote how much, as far as the log tells: after `since`, or all of it.

@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
+use serde_json::Value;
 
 use crate::event::Timestamp;
 use crate::ids::ClientId;
@@ -45,6 +46,14 @@ pub struct Connected {
     pub streams: usize,
 }
 
+/// Whose an awareness state is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Owner {
+    pub client_id: ClientId,
+    /// As in `Client`.
+    pub user: Option<String>,
+}
+
 /// Why an awareness update was refused. Nothing changed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refused {
@@ -54,6 +63,10 @@ pub enum Refused {
     NotJson(String),
     #[error("this document has {0} awareness states already, the most that it may have")]
     Full(usize),
+    #[error("the client id `{0}` is another user's here")]
+    Taken(ClientId),
+    #[error("a state says to be of user `{claimed}`, and the token is of another")]
+    Impersonates { claimed: String },
 }
 
 /// One awareness state.
@@ -63,7 +76,7 @@ struct State {
     /// JSON text.
     json: Box<str>,
     /// Whoever sent it first; others' attempts on it are ignored.
-    owner: ClientId,
+    owner: Owner,
     renewed: Instant,
     /// Set by a client without a Yjs library: the server renews it.
     renewed_by_us: Option<Instant>,
@@ -93,18 +106,33 @@ impl Presence {
         Self { states_max, ..Self::default() }
     }
 
+    /// # Errors
+    /// `Taken`: a client id that is in use is its user's.
+    pub fn check_is_free(&self, client: &ClientId, user: Option<&str>) -> Result<(), Refused> {
+        match self.clients.get(client) {
+            Some(streams) if streams.connected.client.user.as_deref() != user => {
+                Err(Refused::Taken(client.clone()))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Counts one more stream of a client. Returns the client if it is its first.
-    pub fn register(&mut self, client: Client) -> Option<Client> {
+    ///
+    /// # Errors
+    /// `Taken`.
+    pub fn register(&mut self, client: Client) -> Result<Option<Client>, Refused> {
+        self.check_is_free(&client.client_id, client.user.as_deref())?;
         let streams = self.clients.entry(client.client_id.clone()).or_insert_with(|| {
             Box::new(Streams { connected: Connected { client: client.clone(), streams: 0 }, gone: None })
         });
         streams.gone = None;
         streams.connected.streams += 1;
         if streams.connected.streams > 1 {
-            return None;
+            return Ok(None);
         }
         streams.connected.client = client.clone();
-        Some(client)
+        Ok(Some(client))
     }
 
     /// Counts one stream of a client less. Returns the client if it was its last.
@@ -138,13 +166,12 @@ impl Presence {
     ///
     /// # Errors
     /// The update is taken whole or refused whole.
-    pub fn apply(
-        &mut self,
-        owner: &ClientId,
-        update: &[u8],
-        now: Instant,
-    ) -> Result<Option<Vec<u8>>, Refused> {
+    pub fn apply(&mut self, owner: &Owner, update: &[u8], now: Instant) -> Result<Option<Vec<u8>>, Refused> {
+        self.check_is_free(&owner.client_id, owner.user.as_deref())?;
         let entries = read_update(update)?;
+        for entry in &entries {
+            check_identity(owner, entry.json)?;
+        }
         let fresh = entries
             .iter()
             .filter(|entry| entry.json.is_some() && !self.states.contains_key(&entry.number))
@@ -163,7 +190,7 @@ impl Presence {
 
     /// Whether the entry is news. The rule is that of y-protocols: a higher clock wins, and
     /// at the same clock only a departure does.
-    fn take(&mut self, owner: &ClientId, entry: &Entry<'_>, now: Instant) -> bool {
+    fn take(&mut self, owner: &Owner, entry: &Entry<'_>, now: Instant) -> bool {
         match (self.states.get_mut(&entry.number), entry.json) {
             (Some(state), _) if state.owner != *owner => false,
             (Some(state), Some(json)) => {
@@ -210,14 +237,16 @@ impl Presence {
     /// Returns what others must be told.
     ///
     /// # Errors
-    /// `Full`.
+    /// `Full`, `Taken`, `Impersonates`.
     pub fn put(
         &mut self,
-        owner: &ClientId,
+        owner: &Owner,
         json: Option<&str>,
         number: u64,
         now: Instant,
     ) -> Result<Option<Vec<u8>>, Refused> {
+        self.check_is_free(&owner.client_id, owner.user.as_deref())?;
+        check_identity(owner, json)?;
         let existing = self
             .states
             .iter()
@@ -268,7 +297,7 @@ impl Presence {
         let departed = &mut self.departed;
         let states_max = self.states_max;
         self.states.retain(|number, state| {
-            let ended = match clients.get(&state.owner).map(|streams| streams.gone) {
+            let ended = match clients.get(&state.owner.client_id).map(|streams| streams.gone) {
                 Some(None) => false,
                 Some(Some(gone)) => {
                     // A state renewed after the stream ended has the longer life of one without a stream.
@@ -305,6 +334,21 @@ impl Presence {
         self.states.clear();
         self.departed.clear();
     }
+}
+
+/// A state may say who its user is, as editors show it; where the token says that, it must say the same.
+///
+/// # Errors
+/// `Impersonates`.
+fn check_identity(owner: &Owner, json: Option<&str>) -> Result<(), Refused> {
+    let (Some(user), Some(json)) = (&owner.user, json) else { return Ok(()) };
+    let state: Value = serde_json::from_str(json).map_err(|error| Refused::NotJson(error.to_string()))?;
+    let claimed = match &state["user"]["id"] {
+        Value::Null => return Ok(()),
+        Value::String(claimed) => claimed.clone(),
+        other => other.to_string(),
+    };
+    if claimed == *user { Ok(()) } else { Err(Refused::Impersonates { claimed }) }
 }
 
 /// A document that has seen more departures than it may have states forgets them all: an old message that comes again
@@ -385,6 +429,10 @@ mod tests {
         Presence::new(3)
     }
 
+    fn owner(name: &str) -> Owner {
+        Owner { client_id: id(name), user: None }
+    }
+
     fn id(name: &str) -> ClientId {
         name.parse().expect("a client id")
     }
@@ -423,9 +471,9 @@ mod tests {
     fn a_state_without_a_stream_lives_35_seconds_from_its_last_renewal() {
         let start = Instant::now();
         let mut presence = presence();
-        presence.apply(&id("a"), &update(1, 1, "{}"), start).expect("taken");
+        presence.apply(&owner("a"), &update(1, 1, "{}"), start).expect("taken");
         assert_eq!(told(presence.expire(start + seconds(34.9))), []);
-        presence.apply(&id("a"), &update(1, 2, "{}"), start + seconds(34.9)).expect("renewed");
+        presence.apply(&owner("a"), &update(1, 2, "{}"), start + seconds(34.9)).expect("renewed");
         assert_eq!(told(presence.expire(start + seconds(69.8))), []);
         assert_eq!(told(presence.expire(start + seconds(69.9))), [state(1, 2, "null")]);
         assert_eq!(told(presence.expire(start + seconds(100.0))), []);
@@ -436,8 +484,8 @@ mod tests {
     fn a_state_with_a_stream_behind_it_lives_on_without_renewal() {
         let start = Instant::now();
         let mut presence = presence();
-        presence.register(client("a"));
-        presence.apply(&id("a"), &update(1, 1, "{}"), start).expect("taken");
+        presence.register(client("a")).expect("it is free");
+        presence.apply(&owner("a"), &update(1, 1, "{}"), start).expect("taken");
         assert_eq!(told(presence.expire(start + seconds(3600.0))), []);
         assert_eq!(told(presence.snapshot()), [state(1, 1, "{}")]);
     }
@@ -446,16 +494,16 @@ mod tests {
     fn states_are_removed_at_the_same_clock_3_seconds_after_the_last_stream_ended() {
         let start = Instant::now();
         let mut presence = presence();
-        assert!(presence.register(client("a")).is_some());
-        assert!(presence.register(client("a")).is_none());
-        presence.apply(&id("a"), &update(1, 7, "{}"), start).expect("taken");
+        assert!(presence.register(client("a")).expect("it is free").is_some());
+        assert!(presence.register(client("a")).expect("it is free").is_none());
+        presence.apply(&owner("a"), &update(1, 7, "{}"), start).expect("taken");
         assert!(presence.unregister(&id("a"), start).is_none());
         assert_eq!(told(presence.expire(start + seconds(60.0))), []);
         let ended = start + seconds(60.0);
         assert!(presence.unregister(&id("a"), ended).is_some());
         assert_eq!(told(presence.expire(ended + seconds(2.9))), []);
         assert_eq!(told(presence.expire(ended + seconds(3.0))), [state(1, 7, "null")]);
-        let back = presence.apply(&id("a"), &update(1, 8, "{}"), ended + seconds(4.0)).expect("taken");
+        let back = presence.apply(&owner("a"), &update(1, 8, "{}"), ended + seconds(4.0)).expect("taken");
         assert_eq!(told(back), [state(1, 8, "{}")], "a returning client's next state wins");
     }
 
@@ -463,10 +511,10 @@ mod tests {
     fn a_client_that_is_back_within_3_seconds_keeps_its_states() {
         let start = Instant::now();
         let mut presence = presence();
-        presence.register(client("a"));
-        presence.apply(&id("a"), &update(1, 1, "{}"), start).expect("taken");
+        presence.register(client("a")).expect("it is free");
+        presence.apply(&owner("a"), &update(1, 1, "{}"), start).expect("taken");
         presence.unregister(&id("a"), start);
-        presence.register(client("a"));
+        presence.register(client("a")).expect("it is free");
         assert_eq!(told(presence.expire(start + seconds(600.0))), []);
         // The grace begins anew with the next end.
         presence.unregister(&id("a"), start + seconds(600.0));
@@ -478,10 +526,10 @@ mod tests {
     fn a_state_renewed_after_the_stream_ended_has_the_life_of_one_without() {
         let start = Instant::now();
         let mut presence = presence();
-        presence.register(client("a"));
-        presence.apply(&id("a"), &update(1, 1, "{}"), start).expect("taken");
+        presence.register(client("a")).expect("it is free");
+        presence.apply(&owner("a"), &update(1, 1, "{}"), start).expect("taken");
         presence.unregister(&id("a"), start);
-        presence.apply(&id("a"), &update(1, 2, "{}"), start + seconds(1.0)).expect("renewed");
+        presence.apply(&owner("a"), &update(1, 2, "{}"), start + seconds(1.0)).expect("renewed");
         assert_eq!(told(presence.expire(start + seconds(3.0))), []);
         assert_eq!(told(presence.expire(start + seconds(35.9))), []);
         assert_eq!(told(presence.expire(start + seconds(36.0))), [state(1, 2, "null")]);
@@ -491,12 +539,12 @@ mod tests {
     fn a_state_of_somebody_elses_is_left_alone_and_the_rest_is_taken() {
         let now = Instant::now();
         let mut presence = presence();
-        presence.apply(&id("a"), &update(1, 5, "{}"), now).expect("taken");
+        presence.apply(&owner("a"), &update(1, 5, "{}"), now).expect("taken");
         let mut both = Update::default();
         both.push(1, 9, None);
         both.push(2, 1, Some("[]"));
         let both = both.finish().expect("two states were pushed");
-        assert_eq!(told(presence.apply(&id("b"), &both, now).expect("taken")), [state(2, 1, "[]")]);
+        assert_eq!(told(presence.apply(&owner("b"), &both, now).expect("taken")), [state(2, 1, "[]")]);
         assert_eq!(told(presence.snapshot()), [state(1, 5, "{}"), state(2, 1, "[]")]);
     }
 
@@ -505,7 +553,7 @@ mod tests {
         let now = Instant::now();
         let mut presence = presence();
         let mut apply = |clock, json: &str| {
-            told(presence.apply(&id("a"), &update(1, clock, json), now).expect("an awareness update"))
+            told(presence.apply(&owner("a"), &update(1, clock, json), now).expect("an awareness update"))
         };
         assert_eq!(apply(3, "1"), [state(1, 3, "1")]);
         assert_eq!(apply(3, "2"), []);
@@ -523,11 +571,11 @@ mod tests {
         let mut presence = presence();
         let mut good = update(1, 1, "{}");
         good[0] = 2;
-        assert!(matches!(presence.apply(&id("a"), &good, now), Err(Refused::Malformed(_))));
+        assert!(matches!(presence.apply(&owner("a"), &good, now), Err(Refused::Malformed(_))));
         good.extend_from_slice(&update(2, 1, "{]")[1..]);
-        assert!(matches!(presence.apply(&id("a"), &good, now), Err(Refused::NotJson(_))));
+        assert!(matches!(presence.apply(&owner("a"), &good, now), Err(Refused::NotJson(_))));
         let too_late = update(1, CLOCK_MAX + 1, "{}");
-        assert!(matches!(presence.apply(&id("a"), &too_late, now), Err(Refused::Malformed(_))));
+        assert!(matches!(presence.apply(&owner("a"), &too_late, now), Err(Refused::Malformed(_))));
         assert!(presence.is_empty());
     }
 
@@ -536,28 +584,28 @@ mod tests {
         let now = Instant::now();
         let mut presence = presence();
         for number in 1..=3 {
-            presence.apply(&id("a"), &update(number, 1, "{}"), now).expect("there is room");
+            presence.apply(&owner("a"), &update(number, 1, "{}"), now).expect("there is room");
         }
-        assert_eq!(presence.apply(&id("a"), &update(4, 1, "{}"), now), Err(Refused::Full(3)));
-        assert_eq!(presence.put(&id("b"), Some("{}"), 5, now), Err(Refused::Full(3)));
-        presence.apply(&id("a"), &update(1, 2, "{}"), now).expect("what is there can change");
-        presence.apply(&id("a"), &update(2, 1, "null"), now).expect("and go");
-        assert_eq!(told(presence.put(&id("b"), Some("{}"), 5, now).expect("room")), [state(5, 1, "{}")]);
+        assert_eq!(presence.apply(&owner("a"), &update(4, 1, "{}"), now), Err(Refused::Full(3)));
+        assert_eq!(presence.put(&owner("b"), Some("{}"), 5, now), Err(Refused::Full(3)));
+        presence.apply(&owner("a"), &update(1, 2, "{}"), now).expect("what is there can change");
+        presence.apply(&owner("a"), &update(2, 1, "null"), now).expect("and go");
+        assert_eq!(told(presence.put(&owner("b"), Some("{}"), 5, now).expect("room")), [state(5, 1, "{}")]);
     }
 
     #[test]
     fn a_state_put_as_json_is_renewed_for_yjs_clients_every_15_seconds() {
         let start = Instant::now();
         let mut presence = presence();
-        presence.register(client("a"));
-        assert_eq!(told(presence.put(&id("a"), Some("{}"), 9, start).expect("room")), [state(9, 1, "{}")]);
+        presence.register(client("a")).expect("it is free");
+        assert_eq!(told(presence.put(&owner("a"), Some("{}"), 9, start).expect("room")), [state(9, 1, "{}")]);
         assert_eq!(told(presence.expire(start + seconds(14.9))), []);
         assert_eq!(told(presence.expire(start + seconds(15.0))), [state(9, 2, "{}")]);
         assert_eq!(told(presence.expire(start + seconds(29.9))), []);
         assert_eq!(told(presence.expire(start + seconds(30.0))), [state(9, 3, "{}")]);
-        let changed = presence.put(&id("a"), Some("[]"), 77, start + seconds(31.0)).expect("room");
+        let changed = presence.put(&owner("a"), Some("[]"), 77, start + seconds(31.0)).expect("room");
         assert_eq!(told(changed), [state(9, 4, "[]")], "its number stays");
-        let gone = presence.put(&id("a"), None, 78, start + seconds(32.0)).expect("room");
+        let gone = presence.put(&owner("a"), None, 78, start + seconds(32.0)).expect("room");
         assert_eq!(told(gone), [state(9, 4, "null")]);
     }
 
@@ -565,7 +613,7 @@ mod tests {
     fn a_state_put_by_a_client_without_a_stream_lives_35_seconds() {
         let start = Instant::now();
         let mut presence = presence();
-        presence.put(&id("a"), Some("{}"), 9, start).expect("room");
+        presence.put(&owner("a"), Some("{}"), 9, start).expect("room");
         assert_eq!(told(presence.expire(start + seconds(15.0))), [state(9, 2, "{}")]);
         assert_eq!(told(presence.expire(start + seconds(30.0))), [state(9, 3, "{}")]);
         assert_eq!(told(presence.expire(start + seconds(35.0))), [state(9, 3, "null")]);
@@ -575,9 +623,9 @@ mod tests {
     fn clients_are_listed_while_they_have_a_stream() {
         let now = Instant::now();
         let mut presence = presence();
-        presence.register(client("b"));
-        presence.register(client("a"));
-        presence.register(client("b"));
+        presence.register(client("b")).expect("it is free");
+        presence.register(client("a")).expect("it is free");
+        presence.register(client("b")).expect("it is free");
         let names = |presence: &Presence| -> Vec<(String, usize)> {
             let connected = presence.connected().into_iter();
             connected.map(|entry| (entry.client.client_id.to_string(), entry.streams)).collect()
@@ -587,5 +635,53 @@ mod tests {
         presence.unregister(&id("a"), now);
         assert_eq!(names(&presence), [("b".into(), 1)]);
         assert!(presence.unregister(&id("nobody"), now).is_none());
+    }
+
+    #[test]
+    fn a_client_id_in_use_is_its_user_s() {
+        let (mut presence, now) = (presence(), Instant::now());
+        let of = |user: &str| Owner { user: Some(user.into()), ..owner("a") };
+        presence.register(Client { user: Some("ada".into()), ..client("a") }).expect("it is free");
+        let by_bob = presence.register(Client { user: Some("bob".into()), ..client("a") });
+        assert!(matches!(by_bob, Err(Refused::Taken(_))));
+        presence.apply(&of("ada"), &update(1, 1, "{}"), now).expect("taken");
+        assert!(matches!(presence.apply(&of("bob"), &update(1, 2, "{}"), now), Err(Refused::Taken(_))));
+        assert!(matches!(presence.put(&of("bob"), None, 2, now), Err(Refused::Taken(_))));
+        assert!(presence.check_is_free(&id("b"), Some("bob")).is_ok());
+    }
+
+    #[test]
+    fn a_state_is_of_its_user_after_the_stream_has_gone() {
+        let (mut presence, now) = (presence(), Instant::now());
+        let of = |user: &str| Owner { user: Some(user.into()), ..owner("a") };
+        presence.apply(&of("ada"), &update(1, 1, "{}"), now).expect("taken");
+        assert_eq!(presence.apply(&of("bob"), &update(1, 2, "null"), now), Ok(None), "it is left as it is");
+    }
+
+    #[test]
+    fn a_state_cannot_claim_to_be_of_another_user() {
+        let (mut presence, now) = (presence(), Instant::now());
+        let ada = Owner { user: Some("ada".into()), ..owner("a") };
+        for honest in
+            [r#"{"user":{"id":"ada","name":"Ada"}}"#, r#"{"user":{"name":"bob"}}"#, r#"{"user":"bob"}"#]
+        {
+            presence.put(&ada, Some(honest), 1, now).expect("it claims nothing else");
+        }
+        for claimed in
+            [r#"{"user":{"id":"bob"}}"#, r#"{"user":{"id":7}}"#, r#"{"user":{"id":"ada","id":"bob"}}"#]
+        {
+            assert!(
+                matches!(presence.put(&ada, Some(claimed), 1, now), Err(Refused::Impersonates { .. })),
+                "{claimed}"
+            );
+            let update = update(2, 1, claimed);
+            assert!(
+                matches!(presence.apply(&ada, &update, now), Err(Refused::Impersonates { .. })),
+                "{claimed}"
+            );
+        }
+        presence
+            .put(&owner("b"), Some(r#"{"user":{"id":"bob"}}"#), 3, now)
+            .expect("nobody was asked who they are");
     }
 }

@@ -32,6 +32,8 @@ pub enum Closing {
     Deleted,
     TooSlow,
     Unavailable,
+    TokenExpired,
+    Revoked,
 }
 
 /// A message and its one rendering: whoever tells it first renders it, all others share the bytes.

@@ -4,8 +4,10 @@ use serde::{Deserialize, Serialize};
 use warp::Filter;
 use warp::http::{Method, StatusCode};
 
+use crate::auth::access::{Admin, Read, Write};
+use crate::auth::grant::Grant;
 use crate::document::handle::{Content, DocumentError};
-use crate::event::{Origin, Timestamp};
+use crate::event::Timestamp;
 use crate::ids::{DocumentId, Epoch, Sequence};
 use crate::registry::Registry;
 use crate::store::Summary;
@@ -13,11 +15,11 @@ use crate::store::Summary;
 use super::Limits;
 use super::error::ApiError;
 use super::route::{
-    JSON, Request, Response, Route, empty, json, json_with, parse_base64, parse_client_id, parse_document_id,
-    parse_json, request, respond,
+    JSON, Request, Response, Route, empty, json, json_with, parse_base64, parse_client_id, parse_json,
+    request, respond,
 };
 use super::text::ROOT;
-use super::updates::{Answer, JSON_ENVELOPE_BYTES, base64_bytes};
+use super::updates::{Answer, JSON_ENVELOPE_BYTES, base64_bytes, origin_of};
 
 const LIST_DEFAULT: u64 = 100;
 const LIST_MAX: u64 = 1000;
@@ -76,12 +78,12 @@ async fn list(request: Result<Request, ApiError>, registry: Registry) -> Result<
     if !matches!(request.method, Method::GET | Method::HEAD) {
         return Err(ApiError::MethodNotAllowed { allow: "GET, HEAD" });
     }
+    let grant = request.grant_of_all(request.query.get("prefix").unwrap_or(""))?;
     request.accepts(&[JSON], JSON)?;
     let limit = request.query.number("limit", 1..=LIST_MAX)?.unwrap_or(LIST_DEFAULT);
     let limit = usize::try_from(limit).expect("the range ends at a thousand");
-    let prefix = request.query.get("prefix").unwrap_or("");
     // One more than asked for tells whether there is a next page.
-    let mut found = registry.list(prefix, request.query.get("after"), limit + 1).await?;
+    let mut found = registry.list(&grant, request.query.get("after"), limit + 1).await?;
     let more = found.len() > limit;
     found.truncate(limit);
     let next = found.last().filter(|_| more).map(|summary| summary.document.clone());
@@ -102,17 +104,18 @@ async fn one(
     limits: Limits,
 ) -> Result<Response, ApiError> {
     let mut request = request?;
-    let id = parse_document_id(&id)?;
     match request.method {
         Method::PUT => create(&id, &mut request, &registry, limits).await,
         Method::GET | Method::HEAD => {
+            let grant: Grant<Read> = request.grant(&id)?;
             request.accepts(&[JSON], JSON)?;
-            let entry = Entry::from(registry.summary(&id).await?);
-            let streams = registry.find_open(&id).map_or(0, |document| document.streams());
+            let entry = Entry::from(registry.summary(&grant).await?);
+            let streams = registry.find_open(&grant).map_or(0, |document| document.streams());
             Ok(json(&Inspected { entry, streams }))
         }
         Method::DELETE => {
-            if registry.open(&id).delete().await? {
+            let grant: Grant<Admin> = request.grant(&id)?;
+            if registry.open(&grant).delete().await? {
                 Ok(empty(StatusCode::NO_CONTENT))
             } else {
                 Err(DocumentError::NotFound.into())
@@ -133,11 +136,12 @@ struct Beginning {
 
 /// Writes a document that does not exist yet.
 async fn create(
-    id: &DocumentId,
+    id: &str,
     request: &mut Request,
     registry: &Registry,
     limits: Limits,
 ) -> Result<Response, ApiError> {
+    let grant: Grant<Write> = request.grant(id)?;
     let octets = request.body_is_octets()?;
     let bytes_max = if octets {
         limits.document_bytes_max
@@ -162,7 +166,9 @@ async fn create(
         };
         (content, client_id)
     };
-    let written = registry.open(id).create(content, Origin::from(client_id)).await?;
+    let document = registry.open(&grant);
+    let origin = origin_of(&document, &grant, client_id)?;
+    let written = document.create(content, origin, grant.user().map(str::to_owned)).await?;
     if !written.changed {
         let reason = "a document begins with its first update, and this content makes none".into();
         return Err(DocumentError::Invalid { reason }.into());

@@ -11,15 +11,15 @@ use warp::http::{HeaderValue, Method, header};
 use warp::reply::Reply;
 
 use crate::archive::{self, Reader, Taken};
+use crate::auth::access::Read;
+use crate::auth::grant::{Grant, GrantOfAll};
 use crate::document::handle::DocumentError;
 use crate::ids::DocumentId;
 use crate::registry::Registry;
 
 use super::Limits;
 use super::error::ApiError;
-use super::route::{
-    JSON, Request, Response, Route, bytes_response, json, parse_document_id, request, respond,
-};
+use super::route::{JSON, Request, Response, Route, bytes_response, json, request, respond};
 
 const JSON_LINES: &str = "application/x-ndjson";
 /// So many of those that were skipped are named.
@@ -58,9 +58,9 @@ async fn export_document(
     if !matches!(request.method, Method::GET | Method::HEAD) {
         return Err(ApiError::MethodNotAllowed { allow: "GET, HEAD" });
     }
-    let id = parse_document_id(&id)?;
+    let grant: Grant<Read> = request.grant(&id)?;
     request.accepts(&[JSON_LINES, JSON], JSON_LINES)?;
-    let archive = registry.archive(&id).await?;
+    let archive = registry.archive(&grant).await?;
     let text: String = archive::lines(archive).collect();
     Ok(bytes_response(JSON_LINES, text.into()))
 }
@@ -68,7 +68,7 @@ async fn export_document(
 /// Where an export of many documents stands.
 struct Export {
     registry: Registry,
-    prefix: String,
+    grant: GrantOfAll,
     after: Option<String>,
     waiting: VecDeque<DocumentId>,
     is_last_page: bool,
@@ -83,13 +83,14 @@ impl Export {
                     return Ok(None);
                 }
                 let page =
-                    self.registry.list(&self.prefix, self.after.as_deref(), archive::PAGE_DOCUMENTS).await?;
+                    self.registry.list(&self.grant, self.after.as_deref(), archive::PAGE_DOCUMENTS).await?;
                 self.is_last_page = page.len() < archive::PAGE_DOCUMENTS;
                 self.waiting.extend(page.into_iter().map(|summary| summary.document));
                 continue;
             };
             self.after = Some(id.to_string());
-            match self.registry.archive(&id).await {
+            let Ok(grant) = self.grant.of(id.clone()) else { continue };
+            match self.registry.archive(&grant).await {
                 Ok(archive) => return Ok(Some(archive::lines(archive).collect())),
                 // Deleted since it was listed.
                 Err(DocumentError::NotFound) => {}
@@ -105,9 +106,9 @@ async fn export_all(request: Result<Request, ApiError>, registry: Registry) -> R
     if !matches!(request.method, Method::GET | Method::HEAD) {
         return Err(ApiError::MethodNotAllowed { allow: "GET, HEAD" });
     }
+    let grant = request.grant_of_all(request.query.get("prefix").unwrap_or(""))?;
     request.accepts(&[JSON_LINES, JSON], JSON_LINES)?;
-    let prefix = request.query.get("prefix").unwrap_or("").to_owned();
-    let mut export = Export { registry, prefix, after: None, waiting: VecDeque::new(), is_last_page: false };
+    let mut export = Export { registry, grant, after: None, waiting: VecDeque::new(), is_last_page: false };
     // What can be known to fail is answered with a status; later an error can only cut the answer off.
     let first = export.next().await?;
     let first = stream::iter(first.map(Ok));
@@ -142,6 +143,7 @@ async fn import_all(
     if request.method != Method::POST {
         return Err(ApiError::MethodNotAllowed { allow: "POST" });
     }
+    let grant = request.grant_of_all("")?;
     let bytes_max = archive::text_bytes_max(limits.document_bytes_max);
     let mut reader = Reader::new(bytes_max);
     let mut answer = Imported::default();
@@ -151,7 +153,7 @@ async fn import_all(
         while let Some(end) = piece.iter().position(|byte| *byte == b'\n') {
             rest.extend_from_slice(&piece[..end]);
             piece = &piece[end + 1..];
-            take(&rest, &mut reader, &mut answer, &registry).await?;
+            take(&rest, &mut reader, &mut answer, &registry, &grant).await?;
             rest.clear();
         }
         rest.extend_from_slice(piece);
@@ -163,7 +165,7 @@ async fn import_all(
             });
         }
     }
-    take(&rest, &mut reader, &mut answer, &registry).await?;
+    take(&rest, &mut reader, &mut answer, &registry, &grant).await?;
     let imported = answer.imported;
     reader.finish().map_err(|error| ApiError::InvalidArchive { reason: error.to_string(), imported })?;
     Ok(json(&answer))
@@ -175,6 +177,7 @@ async fn take(
     reader: &mut Reader,
     answer: &mut Imported,
     registry: &Registry,
+    grant: &GrantOfAll,
 ) -> Result<(), ApiError> {
     let imported = answer.imported;
     let invalid = |reason: String| ApiError::InvalidArchive { reason, imported };
@@ -184,7 +187,8 @@ async fn take(
         Some(Taken::LeftOut { document, reason }) => Skipped { document, reason },
         Some(Taken::Document(archive)) => {
             let document = archive.summary.document.to_string();
-            match registry.unarchive(*archive).await {
+            let grant = grant.of(archive.summary.document.clone())?;
+            match registry.unarchive(&grant, *archive).await {
                 Ok(true) => {
                     answer.imported += 1;
                     return Ok(());

@@ -4,6 +4,8 @@ use serde::{Deserialize, Serialize};
 use warp::Filter;
 use warp::http::{Method, StatusCode};
 
+use crate::auth::access::{Read, Write};
+use crate::auth::grant::Grant;
 use crate::document::handle::{Content, DocumentError};
 use crate::event::Origin;
 use crate::ids::{ClientId, DocumentId, Epoch, Sequence};
@@ -12,9 +14,7 @@ use crate::store::PageLimit;
 
 use super::Limits;
 use super::error::ApiError;
-use super::route::{
-    Request, Response, Route, json, json_with, parse_document_id, parse_json, request, required, respond,
-};
+use super::route::{Request, Response, Route, json, json_with, parse_json, request, required, respond};
 use super::updates::JSON_ENVELOPE_BYTES;
 
 pub fn route(registry: Registry, limits: Limits) -> Route {
@@ -50,21 +50,24 @@ async fn handle(
     if request.method != Method::POST {
         return Err(ApiError::MethodNotAllowed { allow: "POST" });
     }
-    let source = parse_document_id(&id)?;
+    let source: Grant<Read> = request.grant(&id)?;
     request.expect_json_body()?;
     let body = request.body("the body", limits.body(JSON_ENVELOPE_BYTES)).await?;
     let posted: Posted = parse_json(&body)?;
     let target: DocumentId = required("to", posted.to)?.parse().map_err(|error: crate::ids::InvalidId| {
         ApiError::InvalidJson { reason: format!("`to` is no document id: {error}") }
     })?;
+    let target: Grant<Write> = request.caller()?.grant(target)?;
     let document = registry.find(&source).await?;
     let state = match posted.seq {
         Some(at) => document.state_at(Sequence::new(at), None).await?,
         None => document.state(None).await?,
     };
-    let origin = origin_of_clone(&source);
-    let created =
-        registry.open(&target).create(Content::Update(state.update), Origin::Client(origin.clone())).await;
+    let origin = origin_of_clone(source.document());
+    let user = target.user().map(str::to_owned);
+    let copy = Content::Update(state.update);
+    let created = registry.open(&target).create(copy, Origin::Client(origin.clone()), user).await;
+    let id = target.document().clone();
     match created {
         Ok(written) if !written.changed => {
             let reason =
@@ -72,7 +75,7 @@ async fn handle(
             Err(DocumentError::Invalid { reason }.into())
         }
         Ok(written) => {
-            let answer = Answer { id: target, epoch: written.epoch, seq: written.sequence, created: true };
+            let answer = Answer { id, epoch: written.epoch, seq: written.sequence, created: true };
             Ok(json_with(StatusCode::CREATED, &answer))
         }
         Err(DocumentError::Exists { epoch, sequence }) => {
@@ -85,7 +88,7 @@ async fn handle(
             if !is_its_clone {
                 return Err(DocumentError::Exists { epoch, sequence }.into());
             }
-            Ok(json(&Answer { id: target, epoch, seq: sequence, created: false }))
+            Ok(json(&Answer { id, epoch, seq: sequence, created: false }))
         }
         Err(error) => Err(error.into()),
     }

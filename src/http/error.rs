@@ -6,6 +6,8 @@ use serde_json::{Map, Value, json};
 use warp::http::{HeaderValue, Response as HttpResponse, StatusCode, header};
 use warp::hyper::body::Bytes;
 
+use crate::auth::Unauthorized;
+use crate::auth::grant::Forbidden;
 use crate::document::handle::DocumentError;
 use crate::document::json_patch::{self, Fault};
 use crate::document::presence::Refused;
@@ -64,6 +66,16 @@ pub enum ApiError {
     NotReached { epoch: Option<Epoch>, seq: Sequence },
     #[error(transparent)]
     InvalidPatch(#[from] json_patch::Malformed),
+    #[error(transparent)]
+    Unauthorized(#[from] Unauthorized),
+    #[error(transparent)]
+    Forbidden(#[from] Forbidden),
+    #[error("a page of this origin may not do this; `cors.origins` lists those that may")]
+    OriginNotAllowed,
+    #[error("this server is not called by that name; `server.hosts` lists its names")]
+    UnknownHost,
+    #[error("{what}; try again in {retry_after_seconds} s")]
+    TooManyRequests { what: String, retry_after_seconds: u64 },
     #[error("{reason}")]
     Unavailable { reason: String },
     #[error(transparent)]
@@ -91,17 +103,28 @@ impl ApiError {
             &self,
             Self::TooLarge { body_pending: true, .. } | Self::BodyTooSlow { .. } | Self::BodyBroken(_)
         );
+        let challenge = match &self {
+            Self::Unauthorized(error) => Some(challenge(error)),
+            _ => None,
+        };
+        let retry_after = match &self {
+            Self::TooManyRequests { retry_after_seconds, .. } => *retry_after_seconds,
+            _ => RETRY_AFTER_SECONDS,
+        };
         let described = self.describe();
         let mut response = problem(&described);
         let headers = response.headers_mut();
+        if let Some(challenge) = challenge {
+            headers.insert(header::WWW_AUTHENTICATE, challenge);
+        }
         if let Some(allow) = allow {
             headers.insert(header::ALLOW, HeaderValue::from_static(allow));
         }
         if body_pending {
             headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
-        if described.status == StatusCode::SERVICE_UNAVAILABLE {
-            headers.insert(header::RETRY_AFTER, HeaderValue::from(RETRY_AFTER_SECONDS));
+        if matches!(described.status, StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS) {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(retry_after));
         }
         response
     }
@@ -162,11 +185,45 @@ impl ApiError {
             Self::InvalidPatch(json_patch::Malformed { index, .. }) => {
                 described(StatusCode::UNPROCESSABLE_ENTITY, "invalid_patch", vec![("index", json!(index))])
             }
+            Self::Unauthorized(_) => described(StatusCode::UNAUTHORIZED, "unauthorized", vec![]),
+            Self::Forbidden(_)
+            | Self::OriginNotAllowed
+            | Self::Awareness(Refused::Taken(_) | Refused::Impersonates { .. }) => {
+                described(StatusCode::FORBIDDEN, "forbidden", vec![])
+            }
+            Self::UnknownHost => described(StatusCode::MISDIRECTED_REQUEST, "misdirected_request", vec![]),
+            Self::TooManyRequests { .. } => {
+                described(StatusCode::TOO_MANY_REQUESTS, "too_many_requests", vec![])
+            }
             Self::Unavailable { .. } => described(StatusCode::SERVICE_UNAVAILABLE, "unavailable", vec![]),
             Self::Awareness(_) => described(StatusCode::UNPROCESSABLE_ENTITY, "invalid_update", vec![]),
             Self::Document(error) => describe_document(error, detail),
         }
     }
+}
+
+/// RFC 6750, 3: what is needed, and what was wrong with the token if there was one.
+fn challenge(error: &Unauthorized) -> HeaderValue {
+    let text = match error {
+        Unauthorized::Missing => r#"Bearer realm="promptgrimoire""#.to_owned(),
+        // No quotation marks and nothing but ASCII may stand in it.
+        error => {
+            let description: String = error
+                .to_string()
+                .chars()
+                .map(
+                    |character| {
+                        if character.is_ascii_graphic() || character == ' ' { character } else { '?' }
+                    },
+                )
+                .filter(|character| !matches!(character, '"' | '\\'))
+                .collect();
+            format!(
+                r#"Bearer realm="promptgrimoire", error="invalid_token", error_description="{description}""#
+            )
+        }
+    };
+    HeaderValue::try_from(text).unwrap_or(HeaderValue::from_static("Bearer"))
 }
 
 fn describe_document(error: DocumentError, detail: String) -> Described {

@@ -3,7 +3,6 @@
 //! And `/events`: the same for many documents on one stream. A stream that takes no byte for `stalled_after` is let go
 //! by a watchdog, since its body is not asked for anything then.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -14,23 +13,29 @@ use warp::Filter;
 use warp::http::{Method, header};
 use warp::reply::Reply;
 
+use crate::auth;
+use crate::auth::access::Read;
+use crate::auth::grant::Grant;
+use crate::auth::revocations::Revocations;
 use crate::document::handle::{Document, Registration};
 use crate::document::presence::Client;
 use crate::document::subscription::{Closing, Known};
 use crate::event::Timestamp;
-use crate::ids::{ClientId, DocumentId};
+use crate::ids::ClientId;
 use crate::metrics;
 use crate::registry::Registry;
 
 use super::error::ApiError;
 use super::event_body::{EventBody, Slot};
+use super::places::{self, Place, Places};
 use super::reader::{Parts, Reader};
 use super::route::{
-    Request, Response, Route, bytes_response, parse_document_id, parse_document_id_in_query, parse_position,
-    request, respond, set_header,
+    Request, Response, Route, bytes_response, parse_document_id_in_query, parse_position, request, respond,
+    set_header,
 };
 use super::sse;
-use super::voice::{Places, Voice};
+use super::tenure::{Tenure, Tenures};
+use super::voice::{Positions, Voice};
 
 /// Documents that one stream may be for.
 const DOCUMENTS_MAX: usize = 64;
@@ -42,7 +47,7 @@ const EVENT_STREAM: &str = "text/event-stream";
 pub struct Settings {
     pub heartbeat: Duration,
     pub stalled_after: Duration,
-    pub streams_max: usize,
+    pub places: places::Limits,
 }
 
 /// All streams of this server.
@@ -54,7 +59,8 @@ struct Inner {
     registry: Registry,
     metrics: Arc<metrics::Streams>,
     stopping: CancellationToken,
-    open: AtomicUsize,
+    places: Places,
+    tenures: Tenures,
     watched: Mutex<Vec<Weak<Slot>>>,
 }
 
@@ -64,21 +70,31 @@ impl Streams {
         settings: Settings,
         registry: Registry,
         metrics: Arc<metrics::Streams>,
+        revocations: Arc<Revocations>,
         stopping: CancellationToken,
     ) -> Self {
+        let mut revoked = revocations.subscribe();
         let streams = Self(Arc::new(Inner {
             settings,
             registry,
             metrics,
             stopping: stopping.clone(),
-            open: AtomicUsize::new(0),
+            places: Places::new(settings.places),
+            tenures: Tenures::new(revocations),
             watched: Mutex::default(),
         }));
         let watching = Arc::downgrade(&streams.0);
         let period = (settings.stalled_after / 8).clamp(Duration::from_millis(50), Duration::from_secs(1));
         tokio::spawn(async move {
-            while stopping.run_until_cancelled(tokio::time::sleep(period)).await.is_some() {
+            loop {
+                tokio::select! {
+                    () = stopping.cancelled() => return,
+                    () = tokio::time::sleep(period) => {}
+                    // Its sender is among the streams, which may be gone.
+                    changed = revoked.changed() => if changed.is_err() { return },
+                }
                 let Some(streams) = watching.upgrade() else { return };
+                streams.tenures.look_over(auth::seconds(SystemTime::now()));
                 streams.let_go_of_stalled(Instant::now());
             }
         });
@@ -105,13 +121,24 @@ impl Streams {
 
     fn register(
         &self,
-        document: &Document,
+        document: &Document<Read>,
         client_id: Option<ClientId>,
         label: Option<String>,
-    ) -> Option<Registration> {
-        let connected_at = Timestamp::from(SystemTime::now());
-        client_id
-            .map(|client_id| document.register_client(Client { client_id, label, user: None, connected_at }))
+        user: Option<&str>,
+    ) -> Result<Option<Registration>, ApiError> {
+        let (user, connected_at) = (user.map(str::to_owned), Timestamp::from(SystemTime::now()));
+        let client = client_id.map(|client_id| Client { client_id, label, user, connected_at });
+        Ok(client.map(|client| document.register_client(client)).transpose()?)
+    }
+
+    fn begin_tenure(&self, grant: &Grant<Read>) -> Option<Arc<Tenure>> {
+        self.0.tenures.begin(grant, auth::seconds(SystemTime::now()))
+    }
+
+    /// A place for a stream of whoever asks.
+    fn take_place(&self, request: &Request) -> Result<Place, ApiError> {
+        let place = self.0.places.take(request.caller()?.user(), request.address())?;
+        if self.0.stopping.is_cancelled() { Err(stopping()) } else { Ok(place) }
     }
 
     fn heartbeat(&self) -> tokio::time::Interval {
@@ -132,7 +159,7 @@ impl Streams {
 
     /// Streams that are open.
     pub fn open_count(&self) -> usize {
-        self.0.open.load(Ordering::Relaxed)
+        self.0.places.taken()
     }
 }
 
@@ -162,7 +189,7 @@ async fn handle(
     if !matches!(request.method, Method::GET | Method::HEAD) {
         return Err(ApiError::MethodNotAllowed { allow: "GET, HEAD" });
     }
-    let id = parse_document_id(&id)?;
+    let grant: Grant<Read> = request.grant(&id)?;
     request.accepts(&[EVENT_STREAM], EVENT_STREAM)?;
     let client_id = request.query.client_id()?;
     let state_vector = request.query.state_vector()?;
@@ -172,10 +199,12 @@ async fn handle(
     }
     let since = request.since().and_then(parse_position);
     let label = request.query.get("label").map(cut_label);
-    let place = Place::take(&streams)?;
+    let place = streams.take_place(&request)?;
 
-    let document = streams.0.registry.open(&id);
-    let registration = streams.register(&document, client_id.clone(), label);
+    let document = streams.0.registry.open(&grant);
+    streams.0.places.check_document(document.streams())?;
+    let registration = streams.register(&document, client_id.clone(), label, grant.user())?;
+    let tenure = streams.begin_tenure(&grant);
     // Before the subscription: who comes or goes between the two is told.
     let clients = with_clients.then(|| document.clients().into_iter().map(|entry| entry.client).collect());
     let subscription = document.subscribe(Known { since, state_vector }).await?;
@@ -184,7 +213,8 @@ async fn handle(
     }
     let heartbeat = Some(streams.heartbeat());
     let (voice, metrics) = (Voice::Alone, streams.0.metrics.clone());
-    let parts = Parts { document, subscription, client_id, registration, clients, heartbeat, voice, metrics };
+    let parts =
+        Parts { document, tenure, subscription, client_id, registration, clients, heartbeat, voice, metrics };
     Ok(streams.answer(Reader::new(parts, greeting()).frames(place)))
 }
 
@@ -199,14 +229,15 @@ async fn handle_many(request: Result<Request, ApiError>, streams: Streams) -> Re
     if !matches!(request.method, Method::GET | Method::HEAD) {
         return Err(ApiError::MethodNotAllowed { allow: "GET, HEAD" });
     }
-    let mut ids: Vec<DocumentId> = Vec::new();
+    let caller = request.caller()?;
+    let mut grants: Vec<Grant<Read>> = Vec::new();
     for raw in request.query.get_all("doc") {
         let id = parse_document_id_in_query(raw)?;
-        if !ids.contains(&id) {
-            ids.push(id);
+        if !grants.iter().any(|grant| *grant.document() == id) {
+            grants.push(caller.grant(id)?);
         }
     }
-    if ids.is_empty() || ids.len() > DOCUMENTS_MAX {
+    if grants.is_empty() || grants.len() > DOCUMENTS_MAX {
         let expected = format!("given for each document, 1 to {DOCUMENTS_MAX} times");
         return Err(ApiError::InvalidParameter { parameter: "doc", expected });
     }
@@ -216,26 +247,30 @@ async fn handle_many(request: Result<Request, ApiError>, streams: Streams) -> Re
     if request.method == Method::HEAD {
         return Ok(with_stream_headers(bytes_response(EVENT_STREAM, Bytes::new())));
     }
-    let since = request.since().and_then(Places::parse).unwrap_or_default();
+    let since = request.since().and_then(Positions::parse).unwrap_or_default();
     let label = request.query.get("label").map(cut_label);
-    let place = Place::take(&streams)?;
+    let place = streams.take_place(&request)?;
 
-    let places = Arc::new(Mutex::new(Places::default()));
+    let positions = Arc::new(Mutex::new(Positions::default()));
     let mut readers = Vec::new();
     let mut first = greeting();
     let (mut trouble, mut any_opened) = (None, false);
-    for id in ids {
-        let document = streams.0.registry.open(&id);
-        let registration = streams.register(&document, client_id.clone(), label.clone());
+    for grant in grants {
+        let document = streams.0.registry.open(&grant);
+        streams.0.places.check_document(document.streams())?;
+        let registration = streams.register(&document, client_id.clone(), label.clone(), grant.user())?;
+        let tenure = streams.begin_tenure(&grant);
+        let id = grant.document();
         let clients =
             with_clients.then(|| document.clients().into_iter().map(|entry| entry.client).collect());
-        let voice = Voice::Among { document: id.clone(), places: places.clone() };
-        match document.subscribe(Known { since: since.of(&id), state_vector: None }).await {
+        let voice = Voice::Among { document: id.clone(), positions: positions.clone() };
+        match document.subscribe(Known { since: since.of(id), state_vector: None }).await {
             Ok(subscription) => {
                 any_opened = true;
                 let client_id = client_id.clone();
                 let parts = Parts {
                     document,
+                    tenure,
                     subscription,
                     client_id,
                     registration,
@@ -290,29 +325,4 @@ fn cut_label(label: &str) -> String {
 
 fn stopping() -> ApiError {
     ApiError::Unavailable { reason: "the server is stopping; try again".into() }
-}
-
-/// One of the streams that the server may have.
-struct Place(Streams);
-
-impl Place {
-    fn take(streams: &Streams) -> Result<Self, ApiError> {
-        let place = Self(streams.clone());
-        let before = streams.0.open.fetch_add(1, Ordering::Relaxed);
-        if before >= streams.0.settings.streams_max {
-            return Err(ApiError::Unavailable {
-                reason: "the server has all the streams that it may have".into(),
-            });
-        }
-        if streams.0.stopping.is_cancelled() {
-            return Err(stopping());
-        }
-        Ok(place)
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        self.0.0.open.fetch_sub(1, Ordering::Relaxed);
-    }
 }

@@ -6,6 +6,8 @@ use serde::{Deserialize, Serialize};
 use warp::Filter;
 use warp::http::Method;
 
+use crate::auth::access::Admin;
+use crate::auth::grant::Grant;
 use crate::event::Timestamp;
 use crate::ids::{Epoch, Sequence};
 use crate::registry::Registry;
@@ -13,7 +15,7 @@ use crate::registry::Registry;
 use super::Limits;
 use super::encoding::encode_base64;
 use super::error::ApiError;
-use super::route::{Request, Response, Route, json, parse_document_id, request, respond};
+use super::route::{Request, Response, Route, json, request, respond};
 use super::text::ROOT;
 use super::updates::JSON_ENVELOPE_BYTES;
 
@@ -60,10 +62,10 @@ async fn handle(
     if request.method != Method::POST {
         return Err(ApiError::MethodNotAllowed { allow: "POST" });
     }
-    let id = parse_document_id(&id)?;
+    let grant: Grant<Admin> = request.grant(&id)?;
     let asked: Asked = request.json_or_nothing(limits.body(JSON_ENVELOPE_BYTES)).await?;
     let since = freeze.then(|| Timestamp::from(SystemTime::now()));
-    let document = registry.find(&id).await?;
+    let document = registry.find(&grant).await?;
     let frozen = document.set_frozen(since, asked.root.as_deref().unwrap_or(ROOT)).await?;
     Ok(json(&Answer {
         epoch: frozen.state.epoch,

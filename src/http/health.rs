@@ -15,6 +15,11 @@ use super::route::{Request, Response, Route, json, request, respond};
 /// A store that takes longer than this to write one small row is not ready.
 const PATIENCE: Duration = Duration::from_secs(2);
 
+/// Whether an address is one of those that only tell how the server is.
+pub fn is_health(path: &str) -> bool {
+    matches!(path, "/healthz" | "/readyz")
+}
+
 pub fn healthz() -> Route {
     warp::path!("healthz")
         .and(request())

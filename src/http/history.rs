@@ -4,13 +4,15 @@ use serde::Serialize;
 use warp::Filter;
 use warp::http::Method;
 
+use crate::auth::access::Read;
+use crate::auth::grant::Grant;
 use crate::document::history::Contribution;
 use crate::event::Timestamp;
 use crate::ids::{ClientId, Epoch, Sequence};
 use crate::registry::Registry;
 
 use super::error::ApiError;
-use super::route::{JSON, Request, Response, Route, json, parse_document_id, request, respond};
+use super::route::{JSON, Request, Response, Route, json, request, respond};
 
 pub fn route(registry: Registry) -> Route {
     warp::path!("docs" / String / "history")
@@ -64,10 +66,10 @@ async fn handle(
     if !matches!(request.method, Method::GET | Method::HEAD) {
         return Err(ApiError::MethodNotAllowed { allow: "GET, HEAD" });
     }
-    let id = parse_document_id(&id)?;
+    let grant: Grant<Read> = request.grant(&id)?;
     request.accepts(&[JSON], JSON)?;
     let since = request.query.number("since", 0..=u64::MAX >> 11)?.map(Sequence::new);
-    let history = registry.find(&id).await?.history(since).await?;
+    let history = registry.find(&grant).await?.history(since).await?;
     Ok(json(&Answer {
         epoch: history.epoch,
         since: history.since,

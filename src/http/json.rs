@@ -6,21 +6,20 @@ use serde_json::{Map, Value};
 use warp::Filter;
 use warp::http::{Method, StatusCode, header};
 
+use crate::auth::access::{Read, Write};
+use crate::auth::grant::Grant;
 use crate::document::handle::{DocumentError, Terms};
 use crate::document::json::{Kind, Shown};
 use crate::document::json_patch::{Container, JsonPatch};
-use crate::event::Origin;
 use crate::ids::Sequence;
 use crate::registry::Registry;
 
 use super::Limits;
 use super::error::ApiError;
-use super::route::{
-    JSON, Request, Response, Route, empty, json, parse_document_id, request, respond, set_header, tag,
-};
+use super::route::{JSON, Request, Response, Route, empty, json, request, respond, set_header, tag};
 use super::text::edits::once;
 use super::text::{ROOT_BYTES_MAX, parse_base};
-use super::updates::{Answer, expected_epoch};
+use super::updates::{Answer, expected_epoch, origin_of};
 
 const JSON_PATCH: &str = "application/json-patch+json";
 /// Which roots are not what they seem; more than fit are counted, not named.
@@ -62,12 +61,12 @@ struct Typed {
 }
 
 async fn get(id: &str, request: &Request, registry: &Registry) -> Result<Response, ApiError> {
-    let id = parse_document_id(id)?;
+    let grant: Grant<Read> = request.grant(id)?;
     request.accepts(&[JSON], JSON)?;
     let root = request.query.get("root");
     let with_types = request.query.flag("types")?;
     let at = request.query.number("at", 0..=u64::MAX >> 11)?.map(Sequence::new);
-    let document = registry.find(&id).await?;
+    let document = registry.find(&grant).await?;
     // A copy that is still right is known by the head alone, unless its root is gone.
     if at.is_none() && root.is_none() && request.headers.contains_key(header::IF_NONE_MATCH) {
         let (epoch, head) = document.head().await?;
@@ -142,10 +141,10 @@ async fn patch(
     registry: &Registry,
     limits: Limits,
 ) -> Result<Response, ApiError> {
-    let id = parse_document_id(id)?;
+    let grant: Grant<Write> = request.grant(id)?;
     request.expect_body_of(&[JSON_PATCH, JSON], "application/json-patch+json or application/json")?;
     let query = &request.query;
-    let origin = Origin::from(query.client_id()?);
+    let client_id = query.client_id()?;
     let expected = expected_epoch(query.get("epoch"));
     let container = match query.get("type") {
         None => None,
@@ -166,8 +165,11 @@ async fn patch(
     })?;
     let patch = JsonPatch::parse(root, container, operations)?;
     let once = once(key, "PATCH json", &request, &body);
-    let terms = Terms { expected, base, once, ..Terms::plain(origin) };
-    let written = registry.open(&id).patch_json(patch, terms).await?;
+    let document = registry.open(&grant);
+    let origin = origin_of(&document, &grant, client_id)?;
+    let user = grant.user().map(str::to_owned);
+    let terms = Terms { user, expected, base, once, ..Terms::plain(origin) };
+    let written = document.patch_json(patch, terms).await?;
     Ok(json(&Answer::from(written)))
 }
 

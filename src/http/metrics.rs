@@ -35,6 +35,7 @@ async fn handle(
     if !matches!(request.method, Method::GET | Method::HEAD) {
         return Err(ApiError::MethodNotAllowed { allow: "GET, HEAD" });
     }
+    request.grant_of_all("")?;
     let described = "text/plain or application/openmetrics-text";
     let open_metrics = request.accepts(&[PROMETHEUS, OPEN_METRICS], described)? == OPEN_METRICS;
     let now = Now {

@@ -6,25 +6,32 @@
 mod admin;
 mod archives;
 mod clone;
+mod credentials;
+pub mod cross_origin;
 mod detached;
 mod encoding;
 mod error;
 mod event_body;
 pub mod events;
 mod freeze;
+pub mod front;
 mod health;
 mod history;
 mod json;
 mod metrics;
 mod openapi;
 mod pages;
+pub mod places;
 mod presence;
 mod reader;
 mod restore;
+mod revoke;
 mod route;
 mod sse;
 mod state;
+mod tenure;
 mod text;
+mod tickets;
 mod updates;
 mod versions;
 mod voice;
@@ -39,10 +46,9 @@ use warp::http::{HeaderValue, Method, header};
 use warp::hyper::body::Body;
 use warp::{Filter, Rejection};
 
+use crate::auth::Authenticator;
 use crate::metrics::Metrics;
 use crate::registry::Registry;
-
-pub use self::detached::detached;
 
 use self::error::ApiError;
 use self::events::Streams;
@@ -78,6 +84,7 @@ fn table(
     registry: Registry,
     streams: &Streams,
     limits: Limits,
+    authenticator: Arc<Authenticator>,
     metrics: Arc<Metrics>,
     stopping: CancellationToken,
 ) -> Vec<Resource> {
@@ -110,6 +117,8 @@ fn table(
         at("/docs/{doc}/export", "GET, HEAD", archives::export_one(registry.clone())),
         at("/export", "GET, HEAD", archives::export(registry.clone())),
         at("/import", "POST", archives::import(registry.clone(), limits)),
+        at("/tickets", "POST", tickets::route(authenticator)),
+        at("/admin/revoke", "POST", revoke::route(registry.clone(), limits)),
         at("/docs/{doc}", "DELETE, GET, HEAD, PUT", admin::document(registry.clone(), limits)),
         at("/docs", "GET, HEAD", admin::documents(registry.clone())),
         at("/healthz", "GET, HEAD", health::healthz()),
@@ -135,10 +144,11 @@ pub fn routes(
     registry: Registry,
     streams: Streams,
     limits: Limits,
+    authenticator: Arc<Authenticator>,
     metrics: Arc<Metrics>,
     stopping: CancellationToken,
 ) -> BoxedFilter<(Response,)> {
-    let table = table(registry, &streams, limits, metrics.clone(), stopping);
+    let table = table(registry, &streams, limits, authenticator, metrics.clone(), stopping);
     let known = table.iter().map(|line| (line.methods, metrics.requests.route(line.template)));
     let known: Arc<[_]> = known.collect();
     // Folded from the end: a route then stands behind those before it only, and the busiest come first.
@@ -158,7 +168,7 @@ pub fn routes(
         .and(warp::any().map(Instant::now))
         .and(all)
         .map(move |method, started: Instant, Answered { line, response }| {
-            let response = with_common_headers(without_body_for_head(&method, response));
+            let response = without_body_for_head(&method, response);
             let (methods, counted) = &known[line];
             debug_assert!(
                 response.headers().get(header::ALLOW).is_none_or(|allow| allow == methods),
@@ -183,11 +193,5 @@ fn without_body_for_head(method: &Method, mut response: Response) -> Response {
             response.headers_mut().insert(header::CONTENT_LENGTH, HeaderValue::from(length));
         }
     }
-    response
-}
-
-fn with_common_headers(mut response: Response) -> Response {
-    let headers = response.headers_mut();
-    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     response
 }

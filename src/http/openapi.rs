@@ -102,7 +102,10 @@ fn schema(code: &str, problem: &Value) -> Value {
 
 /// The problems that an operation has without saying so.
 fn problems_of_all(path: &str, operation: &Value) -> Vec<&'static str> {
-    let mut problems = vec!["method_not_allowed", "uri_too_long"];
+    let mut problems = vec!["method_not_allowed", "uri_too_long", "misdirected_request"];
+    if !is_open_to_all(path, operation) {
+        problems.extend(["unauthorized", "forbidden", "too_many_requests"]);
+    }
     if path.contains("{doc}") {
         problems.push("invalid_document_id");
     }
@@ -110,6 +113,11 @@ fn problems_of_all(path: &str, operation: &Value) -> Vec<&'static str> {
         problems.extend(["invalid_body", "request_timeout", "too_large"]);
     }
     problems
+}
+
+/// Pages, and what says how the server is, need no token.
+fn is_open_to_all(path: &str, operation: &Value) -> bool {
+    ["/healthz", "/readyz", "/openapi.json"].contains(&path) || operation["tags"] == json!(["pages"])
 }
 
 /// Turns the codes of an operation into answers, one for each status.
@@ -162,8 +170,10 @@ mod tests {
     use tokio_util::sync::CancellationToken;
 
     use super::super::events::{self, Streams};
-    use super::super::{Limits, table};
+    use super::super::{Limits, places, table};
     use super::*;
+    use crate::auth::Authenticator;
+    use crate::auth::revocations::Revocations;
     use crate::document::handle;
     use crate::metrics::Metrics;
     use crate::registry::{self, Registry};
@@ -179,22 +189,32 @@ mod tests {
             keep_updates: 1,
             keep_days: 1,
         };
-        let settings = registry::Settings { evict_after: Duration::MAX, resident_bytes_max: 1, document };
+        let settings = registry::Settings {
+            evict_after: Duration::MAX,
+            resident_bytes_max: 1,
+            keep_revocations: None,
+            document,
+        };
         let store = Arc::new(MemoryStore::new());
-        let registry = Registry::start(settings, store, metrics.documents.clone(), stopping.clone());
+        let revocations: Arc<Revocations> = Arc::default();
+        let documents = metrics.documents.clone();
+        let registry = Registry::start(settings, store, documents, revocations.clone(), stopping.clone());
         let settings = events::Settings {
             heartbeat: Duration::from_secs(1),
             stalled_after: Duration::from_secs(1),
-            streams_max: 1,
+            places: places::Limits { in_all: 1, of_user: 1, of_address: 1, of_document: 1 },
         };
-        let streams = Streams::start(settings, registry.clone(), metrics.streams.clone(), stopping.clone());
+        let frames = metrics.streams.clone();
+        let streams =
+            Streams::start(settings, registry.clone(), frames, revocations.clone(), stopping.clone());
+        let authenticator = Arc::new(Authenticator::open(revocations));
         let limits = Limits {
             update_bytes_max: 1,
             document_bytes_max: 1,
             awareness_bytes_max: 1,
             body_time_max: Duration::from_secs(1),
         };
-        let table = table(registry, &streams, limits, metrics, stopping);
+        let table = table(registry, &streams, limits, authenticator, metrics, stopping);
         let lines = table.iter().map(|line| {
             (line.template.to_owned(), line.methods.split(", ").map(str::to_lowercase).collect())
         });

@@ -5,14 +5,17 @@ use serde_json::value::RawValue;
 use warp::Filter;
 use warp::http::{Method, StatusCode};
 
-use crate::document::presence::Connected;
+use crate::auth::access::Read;
+use crate::auth::grant::Grant;
+use crate::document::presence::{Connected, Owner};
+use crate::ids::ClientId;
 use crate::registry::Registry;
 
 use super::Limits;
 use super::error::ApiError;
 use super::route::{
-    JSON, Request, Response, Route, decode_segment, empty, json, parse_base64, parse_client_id,
-    parse_document_id, parse_json, request, required, respond,
+    JSON, Request, Response, Route, decode_segment, empty, json, parse_base64, parse_client_id, parse_json,
+    request, required, respond,
 };
 use super::updates::{JSON_ENVELOPE_BYTES, base64_bytes};
 
@@ -54,9 +57,9 @@ async fn list_clients(
     if !matches!(request.method, Method::GET | Method::HEAD) {
         return Err(ApiError::MethodNotAllowed { allow: "GET, HEAD" });
     }
-    let id = parse_document_id(&id)?;
+    let grant: Grant<Read> = request.grant(&id)?;
     request.accepts(&[JSON], JSON)?;
-    let clients = registry.find_open(&id).map_or_else(Vec::new, |document| document.clients());
+    let clients = registry.find_open(&grant).map_or_else(Vec::new, |document| document.clients());
     Ok(json(&Clients { clients }))
 }
 
@@ -76,7 +79,7 @@ async fn post_awareness(
     if request.method != Method::POST {
         return Err(ApiError::MethodNotAllowed { allow: "POST" });
     }
-    let id = parse_document_id(&id)?;
+    let grant: Grant<Read> = request.grant(&id)?;
     let bytes_max = limits.awareness_bytes_max;
     let (client_id, update) = if request.body_is_octets()? {
         let client_id = request.query.client_id()?.ok_or(ApiError::InvalidParameter {
@@ -92,7 +95,7 @@ async fn post_awareness(
         (client_id, parse_base64("update", &required("update", posted.update)?)?)
     };
     check_size(update.len(), bytes_max)?;
-    registry.open(&id).apply_awareness(&client_id, &update)?;
+    registry.open(&grant).apply_awareness(&owner(client_id, &grant), &update)?;
     Ok(empty(StatusCode::NO_CONTENT))
 }
 
@@ -107,7 +110,7 @@ async fn put_awareness(
     if request.method != Method::PUT {
         return Err(ApiError::MethodNotAllowed { allow: "PUT" });
     }
-    let id = parse_document_id(&id)?;
+    let grant: Grant<Read> = request.grant(&id)?;
     let client_id = parse_client_id(&decode_segment(&client_id))?;
     request.expect_json_body()?;
     let bytes_max = limits.awareness_bytes_max;
@@ -119,8 +122,13 @@ async fn put_awareness(
     if state != "null" && !state.starts_with('{') {
         return Err(ApiError::InvalidJson { reason: "an object is expected, or null to leave".into() });
     }
-    registry.open(&id).put_awareness(&client_id, (state != "null").then_some(state))?;
+    let owner = owner(client_id, &grant);
+    registry.open(&grant).put_awareness(&owner, (state != "null").then_some(state))?;
     Ok(empty(StatusCode::NO_CONTENT))
+}
+
+fn owner(client_id: ClientId, grant: &Grant<Read>) -> Owner {
+    Owner { client_id, user: grant.user().map(str::to_owned) }
 }
 
 fn check_size(bytes: usize, limit: usize) -> Result<(), ApiError> {

@@ -8,6 +8,7 @@ use bytes::{Bytes, BytesMut};
 use futures_util::{Stream, stream};
 use tokio::sync::broadcast::{self, error::RecvError, error::TryRecvError};
 
+use crate::auth::access::Read;
 use crate::document::handle::{Document, DocumentError, Registration};
 use crate::document::presence::Client;
 use crate::document::subscription::{Broadcast, Closing, Subscription, Told};
@@ -18,6 +19,7 @@ use crate::store::PageLimit;
 
 use super::event_body::WRITE_BYTES;
 use super::sse;
+use super::tenure::Tenure;
 use super::voice::Voice;
 
 /// A reader that fell behind is caught up by pages of this size.
@@ -35,7 +37,9 @@ pub struct Reader {
     client_id: Option<ClientId>,
     /// Who it knows to be here, if it asked to be told.
     clients: Option<Vec<Client>>,
-    document: Document,
+    document: Document<Read>,
+    /// `None`: it may read for as long as it likes.
+    tenure: Option<Arc<Tenure>>,
     /// `None`: somebody else sees to that.
     heartbeat: Option<tokio::time::Interval>,
     voice: Voice,
@@ -48,7 +52,8 @@ pub struct Reader {
 
 /// What a reader is made of.
 pub struct Parts {
-    pub document: Document,
+    pub document: Document<Read>,
+    pub tenure: Option<Arc<Tenure>>,
     pub subscription: Subscription,
     pub client_id: Option<ClientId>,
     pub registration: Option<Registration>,
@@ -62,8 +67,17 @@ pub struct Parts {
 impl Reader {
     /// `greeting`: what comes before everything else.
     pub fn new(parts: Parts, greeting: String) -> Self {
-        let Parts { document, subscription, client_id, registration, clients, heartbeat, voice, metrics } =
-            parts;
+        let Parts {
+            document,
+            tenure,
+            subscription,
+            client_id,
+            registration,
+            clients,
+            heartbeat,
+            voice,
+            metrics,
+        } = parts;
         let position = &subscription.position;
         metrics.frames.inc();
         let mut first = greeting;
@@ -79,6 +93,7 @@ impl Reader {
             client_id,
             clients,
             document,
+            tenure,
             heartbeat,
             voice,
             behind: false,
@@ -107,12 +122,16 @@ impl Reader {
         loop {
             // Before anything else is taken off the broadcast: what follows there lies after what was missed.
             while self.behind && !self.ended {
+                if let Some(closing) = self.tenure.as_ref().and_then(|tenure| tenure.is_over()) {
+                    return Some(self.end_now(closing));
+                }
                 if let Some(missed) = self.catch_up().await {
                     return Some(missed);
                 }
             }
             let received = tokio::select! {
                 biased;
+                closing = end(self.tenure.as_deref()) => return Some(self.end_now(closing)),
                 received = self.live.recv() => received,
                 () = beat(&mut self.heartbeat) => return Some(sse::HEARTBEAT),
             };
@@ -242,6 +261,12 @@ impl Reader {
         (!missed.is_empty()).then(|| missed.freeze())
     }
 
+    fn end_now(&mut self, closing: Closing) -> Bytes {
+        let mut last = BytesMut::new();
+        self.end(closing, &mut last);
+        last.freeze()
+    }
+
     fn end(&mut self, closing: Closing, last: &mut BytesMut) {
         self.ended = true;
         last.extend_from_slice(self.voice.closed(self.epoch, closing).as_bytes());
@@ -260,6 +285,13 @@ impl Reader {
             missed.extend_from_slice(self.voice.joined(self.epoch, client).as_bytes());
         }
         self.clients = Some(here);
+    }
+}
+
+async fn end(tenure: Option<&Tenure>) -> Closing {
+    match tenure {
+        Some(tenure) => tenure.end().await,
+        None => std::future::pending().await,
     }
 }
 

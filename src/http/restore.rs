@@ -4,18 +4,18 @@ use serde::Deserialize;
 use warp::Filter;
 use warp::http::Method;
 
+use crate::auth::access::Write;
+use crate::auth::grant::Grant;
 use crate::document::handle::Terms;
-use crate::event::Origin;
 use crate::ids::Sequence;
 use crate::registry::Registry;
 
 use super::Limits;
 use super::error::ApiError;
 use super::route::{
-    Request, Response, Route, json, parse_client_id, parse_document_id, parse_json, parse_version_name,
-    request, respond,
+    Request, Response, Route, json, parse_client_id, parse_json, parse_version_name, request, respond,
 };
-use super::updates::{Answer, JSON_ENVELOPE_BYTES, expected_epoch};
+use super::updates::{Answer, JSON_ENVELOPE_BYTES, expected_epoch, origin_of};
 
 pub fn route(registry: Registry, limits: Limits) -> Route {
     warp::path!("docs" / String / "restore")
@@ -44,12 +44,12 @@ async fn handle(
     if request.method != Method::POST {
         return Err(ApiError::MethodNotAllowed { allow: "POST" });
     }
-    let id = parse_document_id(&id)?;
+    let grant: Grant<Write> = request.grant(&id)?;
     request.expect_json_body()?;
     let body = request.body("the body", limits.body(JSON_ENVELOPE_BYTES)).await?;
     let posted: Posted = parse_json(&body)?;
     let client_id = posted.client_id.as_deref().map(parse_client_id).transpose()?;
-    let document = registry.find(&id).await?;
+    let document = registry.find(&grant).await?;
     let at = match (posted.seq, posted.version) {
         (Some(seq), None) => Sequence::new(seq),
         (None, Some(name)) => {
@@ -64,6 +64,7 @@ async fn handle(
         }
     };
     let expected = expected_epoch(posted.epoch.as_deref());
-    let terms = Terms { expected, ..Terms::plain(Origin::from(client_id)) };
+    let origin = origin_of(&document, &grant, client_id)?;
+    let terms = Terms { expected, user: grant.user().map(str::to_owned), ..Terms::plain(origin) };
     Ok(json(&Answer::from(document.restore(at, terms).await?)))
 }

@@ -3,6 +3,7 @@
 //! Filters extract; plain functions decide. A rejection means "not my route", so what is wrong with
 //! a request is an `ApiError`, turned into an answer in one place.
 
+use std::net::IpAddr;
 use std::ops::{Deref, DerefMut};
 use std::pin::Pin;
 use std::sync::{Mutex, PoisonError};
@@ -16,10 +17,14 @@ use warp::filters::BoxedFilter;
 use warp::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use warp::{Filter, Rejection};
 
+use crate::auth::Unauthorized;
+use crate::auth::access::Level;
+use crate::auth::grant::{Caller, Grant, GrantOfAll};
 use crate::ids::{ClientId, DocumentId, Epoch, Sequence, VersionName};
 
 use super::encoding::{decode_base64, decode_base64_in_query};
 use super::error::ApiError;
+use super::front::Identified;
 
 pub type Response = warp::reply::Response;
 /// One resource of the URL table, boxed: flat types, fast builds.
@@ -42,6 +47,7 @@ pub struct Request(Box<Parts>);
 
 pub struct Parts {
     pub method: Method,
+    caller: Result<Caller, Unauthorized>,
     pub headers: HeaderMap,
     pub query: Query,
     /// A request is shared between threads as a whole; its body is read by one.
@@ -61,14 +67,23 @@ pub fn request() -> impl Filter<Extract = (Result<Request, ApiError>,), Error = 
         .and(warp::header::headers_cloned())
         .and(warp::path::full())
         .and(warp::query::raw().or(warp::any().map(String::new)).unify())
+        .and(warp::ext::optional::<Identified>())
         .and(warp::body::stream())
-        .map(|method, headers, path: warp::path::FullPath, query: String, body| {
-            if path.as_str().len() + query.len() > URI_BYTES_MAX {
-                return Err(ApiError::UriTooLong { limit: URI_BYTES_MAX });
-            }
-            let (query, body) = (Query::parse(&query), Mutex::new(own_body(body)));
-            Ok(Request(Box::new(Parts { method, headers, query, body })))
-        })
+        .map(
+            |method,
+             headers,
+             path: warp::path::FullPath,
+             query: String,
+             identified: Option<Identified>,
+             body| {
+                if path.as_str().len() + query.len() > URI_BYTES_MAX {
+                    return Err(ApiError::UriTooLong { limit: URI_BYTES_MAX });
+                }
+                let (query, body) = (Query::parse(&query), Mutex::new(own_body(body)));
+                let caller = identified.map_or(Err(Unauthorized::Missing), |Identified(caller)| caller);
+                Ok(Request(Box::new(Parts { method, caller, headers, query, body })))
+            },
+        )
 }
 
 impl Deref for Request {
@@ -100,6 +115,36 @@ pub fn respond(result: Result<Response, ApiError>) -> Response {
 }
 
 impl Request {
+    /// Who asks.
+    ///
+    /// # Errors
+    /// `Unauthorized`.
+    pub fn caller(&self) -> Result<&Caller, ApiError> {
+        self.caller.as_ref().map_err(|error| ApiError::Unauthorized(error.clone()))
+    }
+
+    /// The network address that it comes from, if that is known.
+    pub fn address(&self) -> Option<IpAddr> {
+        None
+    }
+
+    /// Permission to do with a document what `L` says. `id`: a path segment, still percent-encoded.
+    ///
+    /// # Errors
+    /// `Unauthorized`, `InvalidDocumentId`, `Forbidden`, in this order.
+    pub fn grant<L: Level>(&self, id: &str) -> Result<Grant<L>, ApiError> {
+        let caller = self.caller()?;
+        Ok(caller.grant(parse_document_id(id)?)?)
+    }
+
+    /// Permission to do everything with all documents whose ids begin with `prefix`.
+    ///
+    /// # Errors
+    /// `Unauthorized`, `Forbidden`.
+    pub fn grant_of_all(&self, prefix: &str) -> Result<GrantOfAll, ApiError> {
+        Ok(self.caller()?.grant_of_all(prefix)?)
+    }
+
     /// The body, counted while it arrives.
     ///
     /// # Errors

@@ -103,6 +103,8 @@ pub fn closing(closing: Closing) -> (&'static str, &'static str) {
         Closing::Deleted => ("deleted", "the document was deleted"),
         Closing::TooSlow => ("too_slow", "the stream could not take a byte for too long; reconnect"),
         Closing::Unavailable => ("unavailable", "the document cannot be read now; try again later"),
+        Closing::TokenExpired => ("token_expired", "the token has ended; come back with a new one"),
+        Closing::Revoked => ("revoked", "the access was taken back"),
     }
 }
 

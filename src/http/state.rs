@@ -5,6 +5,8 @@ use serde::{Deserialize, Serialize};
 use warp::Filter;
 use warp::http::{Method, StatusCode, header};
 
+use crate::auth::access::Read;
+use crate::auth::grant::Grant;
 use crate::document::handle::DocumentError;
 use crate::document::subscription::State;
 use crate::ids::{Epoch, Sequence};
@@ -15,7 +17,7 @@ use super::encoding::encode_base64;
 use super::error::ApiError;
 use super::route::{
     OCTETS, Request, Response, Route, bytes_response, check_state_vector, empty, json, parse_base64,
-    parse_document_id, parse_json, request, respond, set_header, tag,
+    parse_json, request, respond, set_header, tag,
 };
 use super::updates::{JSON_ENVELOPE_BYTES, base64_bytes};
 
@@ -37,12 +39,13 @@ async fn handle(
     limits: Limits,
 ) -> Result<Response, ApiError> {
     let mut request = request?;
+    let grant: Grant<Read> = request.grant(&id)?;
     let state_vector = match request.method {
         Method::GET | Method::HEAD => request.query.state_vector()?,
         Method::POST => posted_state_vector(&mut request, limits).await?,
         _ => return Err(ApiError::MethodNotAllowed { allow: "GET, HEAD, POST" }),
     };
-    answer(&id, &request, state_vector, &registry).await
+    answer(&grant, &request, state_vector, &registry).await
 }
 
 #[derive(Deserialize)]
@@ -74,15 +77,14 @@ struct Answer {
 }
 
 async fn answer(
-    id: &str,
+    grant: &Grant<Read>,
     request: &Request,
     state_vector: Option<Bytes>,
     registry: &Registry,
 ) -> Result<Response, ApiError> {
-    let id = parse_document_id(id)?;
     let at = request.query.number("at", 0..=u64::MAX >> 11)?.map(Sequence::new);
     let as_octets = super::updates::accepts_octets(request)?;
-    let document = registry.find(&id).await?;
+    let document = registry.find(grant).await?;
     // A copy that is still right is known by the head alone; nothing is encoded for it.
     if at.is_none() && state_vector.is_none() && request.headers.contains_key(header::IF_NONE_MATCH) {
         let (epoch, head) = document.head().await?;

@@ -11,15 +11,15 @@ use tokio_util::sync::CancellationToken;
 use warp::Filter;
 use warp::http::{Method, StatusCode};
 
+use crate::auth::access::Read;
+use crate::auth::grant::Grant;
 use crate::document::handle::{Base, Document, DocumentError, Expected};
 use crate::ids::Sequence;
 use crate::registry::Registry;
 
 use super::Limits;
 use super::error::ApiError;
-use super::route::{
-    Request, Response, Route, bytes_response, empty, parse_document_id, request, respond, set_header, tag,
-};
+use super::route::{Request, Response, Route, bytes_response, empty, request, respond, set_header, tag};
 use super::updates::expected_epoch;
 
 /// The root that is meant where none is named.
@@ -61,7 +61,7 @@ async fn get(
     registry: &Registry,
     stopping: &CancellationToken,
 ) -> Result<Response, ApiError> {
-    let id = parse_document_id(id)?;
+    let grant: Grant<Read> = request.grant(id)?;
     request.accepts(&["text/plain"], PLAIN_TEXT)?;
     let root = request.query.get("root").unwrap_or(ROOT);
     let at = request.query.number("at", 0..=u64::MAX >> 11)?.map(Sequence::new);
@@ -69,11 +69,11 @@ async fn get(
     let document = match at_least(request)? {
         // One that is still to be written is waited for too.
         Some(reached) => {
-            let document = registry.open(&id);
+            let document = registry.open(&grant);
             wait_until(&document, reached, Duration::from_secs(wait), stopping).await?;
             document
         }
-        None => registry.find(&id).await?,
+        None => registry.find(&grant).await?,
     };
     let (epoch, sequence, text) = match at {
         Some(at) => document.text_at(at, root).await?,
@@ -98,7 +98,7 @@ fn at_least(request: &Request) -> Result<Option<Base>, ApiError> {
 
 /// Waits until the document has got so far, the time is over, or the server stops.
 async fn wait_until(
-    document: &Document,
+    document: &Document<Read>,
     reached: Base,
     wait: Duration,
     stopping: &CancellationToken,

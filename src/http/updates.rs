@@ -4,7 +4,9 @@ use serde::{Deserialize, Serialize};
 use warp::Filter;
 use warp::http::Method;
 
-use crate::document::handle::{Expected, Written};
+use crate::auth::access::{Read, Write};
+use crate::auth::grant::Grant;
+use crate::document::handle::{Document, Expected, Written};
 use crate::event::{Event, Origin, Timestamp};
 use crate::ids::{ClientId, Epoch, Sequence};
 use crate::registry::Registry;
@@ -14,8 +16,8 @@ use super::Limits;
 use super::encoding::encode_base64;
 use super::error::ApiError;
 use super::route::{
-    JSON, OCTETS, Request, Response, Route, json, parse_base64, parse_client_id, parse_document_id,
-    parse_json, request, required, respond,
+    JSON, OCTETS, Request, Response, Route, json, parse_base64, parse_client_id, parse_json, request,
+    required, respond,
 };
 
 /// What a JSON body holds beside the update: names, punctuation, fields that are ignored.
@@ -77,7 +79,7 @@ async fn post(
     registry: &Registry,
     limits: Limits,
 ) -> Result<Response, ApiError> {
-    let id = parse_document_id(id)?;
+    let grant: Grant<Write> = request.grant(id)?;
     let octets = request.body_is_octets()?;
     let (update, client_id, expected) = if octets {
         let update = request.body("an update", limits.body(limits.update_bytes_max)).await?;
@@ -104,8 +106,26 @@ async fn post(
             body_pending: false,
         });
     }
-    let written = registry.open(&id).apply_update(update, Origin::from(client_id), None, expected).await?;
+    let document = registry.open(&grant);
+    let origin = origin_of(&document, &grant, client_id)?;
+    let user = grant.user().map(str::to_owned);
+    let written = document.apply_update(update, origin, user, expected).await?;
     Ok(json(&Answer::from(written)))
+}
+
+/// Who a write is told to come from.
+///
+/// # Errors
+/// `Taken`: the client id is in use, and another user's, who would be told nothing of it.
+pub fn origin_of<L>(
+    document: &Document<L>,
+    grant: &Grant<L>,
+    client_id: Option<ClientId>,
+) -> Result<Origin, ApiError> {
+    if let (Some(client_id), Some(user)) = (&client_id, grant.user()) {
+        document.check_client(client_id, Some(user))?;
+    }
+    Ok(Origin::from(client_id))
 }
 
 /// How long `bytes` bytes are in base64, padding included.
@@ -153,7 +173,7 @@ impl From<Event> for Logged {
 }
 
 async fn get(id: &str, request: &Request, registry: &Registry) -> Result<Response, ApiError> {
-    let id = parse_document_id(id)?;
+    let grant: Grant<Read> = request.grant(id)?;
     request.accepts(&[JSON], JSON)?;
     let since = Sequence::new(request.query.number("since", 0..=u64::MAX >> 11)?.unwrap_or(0));
     let limit = request.query.number("limit", 1..=PAGE_UPDATES_MAX)?.unwrap_or(PAGE_UPDATES_MAX);
@@ -161,7 +181,7 @@ async fn get(id: &str, request: &Request, registry: &Registry) -> Result<Respons
         events_max: usize::try_from(limit).expect("the range ends at a thousand"),
         bytes_max: PAGE_BYTES_MAX,
     };
-    let log = registry.find(&id).await?.log(since, limit).await?;
+    let log = registry.find(&grant).await?.log(since, limit).await?;
     let updates = log.events.into_iter().map(Logged::from).collect();
     Ok(json(&Page { epoch: log.epoch, updates, next: log.next }))
 }

@@ -4,6 +4,8 @@ use serde::{Deserialize, Serialize};
 use warp::Filter;
 use warp::http::{Method, StatusCode};
 
+use crate::auth::access::{Admin, Read, Write};
+use crate::auth::grant::Grant;
 use crate::event::Timestamp;
 use crate::ids::{Sequence, VersionName};
 use crate::registry::Registry;
@@ -12,8 +14,8 @@ use crate::store::{Naming, Version};
 use super::Limits;
 use super::error::ApiError;
 use super::route::{
-    JSON, Request, Response, Route, decode_segment, empty, json, json_with, parse_document_id, parse_json,
-    parse_version_name, request, required, respond,
+    JSON, Request, Response, Route, decode_segment, empty, json, json_with, parse_json, parse_version_name,
+    request, required, respond,
 };
 use super::updates::JSON_ENVELOPE_BYTES;
 
@@ -67,20 +69,21 @@ async fn handle(
     limits: Limits,
 ) -> Result<Response, ApiError> {
     let mut request = request?;
-    let id = parse_document_id(&id)?;
     match request.method {
         Method::GET | Method::HEAD => {
+            let grant: Grant<Read> = request.grant(&id)?;
             request.accepts(&[JSON], JSON)?;
-            let versions = registry.find(&id).await?.versions().await?;
+            let versions = registry.find(&grant).await?.versions().await?;
             Ok(json(&List { versions: versions.into_iter().map(Entry::from).collect() }))
         }
         Method::POST => {
+            let grant: Grant<Write> = request.grant(&id)?;
             request.expect_json_body()?;
             let body = request.body("the body", limits.body(JSON_ENVELOPE_BYTES)).await?;
             let posted: Posted = parse_json(&body)?;
             let name = parse_version_name(&required("name", posted.name)?)?;
             let at = posted.seq.map(Sequence::new);
-            let (version, naming) = registry.find(&id).await?.add_version(name, at, VERSIONS_MAX).await?;
+            let (version, naming) = registry.find(&grant).await?.add_version(name, at, VERSIONS_MAX).await?;
             match naming {
                 Naming::Added => Ok(json_with(StatusCode::CREATED, &Entry::from(version))),
                 // A repeat of what was done before.
@@ -105,17 +108,18 @@ async fn handle_one(
     registry: Registry,
 ) -> Result<Response, ApiError> {
     let request = request?;
-    let id = parse_document_id(&id)?;
     let name = parse_version_name(&decode_segment(&name))?;
     match request.method {
         Method::GET | Method::HEAD => {
+            let grant: Grant<Read> = request.grant(&id)?;
             request.accepts(&[JSON], JSON)?;
-            let versions = registry.find(&id).await?.versions().await?;
+            let versions = registry.find(&grant).await?.versions().await?;
             let version = versions.into_iter().find(|version| version.name == name);
             version.map(|version| json(&Entry::from(version))).ok_or(ApiError::VersionNotFound)
         }
         Method::DELETE => {
-            if registry.find(&id).await?.remove_version(&name).await? {
+            let grant: Grant<Admin> = request.grant(&id)?;
+            if registry.find(&grant).await?.remove_version(&name).await? {
                 Ok(empty(StatusCode::NO_CONTENT))
             } else {
                 Err(ApiError::VersionNotFound)

@@ -25,7 +25,7 @@ pub enum Voice {
     Alone,
     Among {
         document: DocumentId,
-        places: Arc<Mutex<Places>>,
+        positions: Arc<Mutex<Positions>>,
     },
 }
 
@@ -34,8 +34,8 @@ impl Voice {
         let state = &position.state;
         match self {
             Self::Alone => sse::sync(position),
-            Self::Among { document, places } => {
-                let id = state.epoch.map(|epoch| advance(places, document, epoch, state.sequence));
+            Self::Among { document, positions } => {
+                let id = state.epoch.map(|epoch| advance(positions, document, epoch, state.sequence));
                 let data = json!({
                     "seq": state.sequence,
                     "update": encode_base64(&state.update),
@@ -50,8 +50,8 @@ impl Voice {
     pub fn update(&self, epoch: Epoch, event: &Event) -> String {
         match self {
             Self::Alone => sse::update(epoch, event),
-            Self::Among { document, places } => {
-                let id = advance(places, document, epoch, event.sequence);
+            Self::Among { document, positions } => {
+                let id = advance(positions, document, epoch, event.sequence);
                 let data = json!({
                     "seq": event.sequence,
                     "update": encode_base64(&event.update),
@@ -65,8 +65,8 @@ impl Voice {
     pub fn own_update(&self, epoch: Epoch, sequence: Sequence) -> String {
         match self {
             Self::Alone => sse::own_update(epoch, sequence),
-            Self::Among { document, places } => {
-                format!("id: {}\n\n", advance(places, document, epoch, sequence))
+            Self::Among { document, positions } => {
+                format!("id: {}\n\n", advance(positions, document, epoch, sequence))
             }
         }
     }
@@ -102,8 +102,8 @@ impl Voice {
     pub fn closed(&self, epoch: Option<Epoch>, closing: Closing) -> String {
         match self {
             Self::Alone => sse::closed(closing),
-            Self::Among { document, places } => {
-                lock(places).forget(document);
+            Self::Among { document, positions } => {
+                lock(positions).forget(document);
                 let (code, detail) = sse::closing(closing);
                 let data = json!({ "code": code, "detail": detail });
                 sse::event("closed", None, &named(document, epoch, data))
@@ -137,15 +137,15 @@ fn named(document: &DocumentId, epoch: Option<Epoch>, data: Value) -> Value {
     Value::Object(all)
 }
 
-fn lock(places: &Mutex<Places>) -> std::sync::MutexGuard<'_, Places> {
-    places.lock().unwrap_or_else(PoisonError::into_inner)
+fn lock(positions: &Mutex<Positions>) -> std::sync::MutexGuard<'_, Positions> {
+    positions.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Moves one document on, and says where the reader then stands in all.
-fn advance(places: &Mutex<Places>, document: &DocumentId, epoch: Epoch, sequence: Sequence) -> String {
-    let mut places = lock(places);
-    places.0.insert(key(document), (epoch, sequence));
-    places.encode()
+fn advance(positions: &Mutex<Positions>, document: &DocumentId, epoch: Epoch, sequence: Sequence) -> String {
+    let mut positions = lock(positions);
+    positions.0.insert(key(document), (epoch, sequence));
+    positions.encode()
 }
 
 /// Where a reader stands in each of its documents.
@@ -154,7 +154,7 @@ fn advance(places: &Mutex<Places>, document: &DocumentId, epoch: Epoch, sequence
 /// little end first), all in base64 for addresses: 1,707 characters for 64 documents. Two documents whose names share a
 /// checksum start anew, since their epochs differ.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
-pub struct Places(BTreeMap<u32, (Epoch, Sequence)>);
+pub struct Positions(BTreeMap<u32, (Epoch, Sequence)>);
 
 const PLACE_BYTES: usize = 4 + 8 + 8;
 
@@ -162,18 +162,18 @@ fn key(document: &DocumentId) -> u32 {
     crc32fast::hash(document.as_str().as_bytes())
 }
 
-impl Places {
+impl Positions {
     /// Takes what `encode` wrote; anything else is none.
     pub fn parse(text: &str) -> Option<Self> {
         let bytes = URL_SAFE_NO_PAD.decode(text).ok()?;
-        let places = bytes.chunks(PLACE_BYTES).map(|place| {
+        let positions = bytes.chunks(PLACE_BYTES).map(|place| {
             let (key, rest) = place.split_first_chunk::<4>()?;
             let (epoch, sequence) = rest.split_first_chunk::<8>()?;
             let epoch = std::str::from_utf8(epoch).ok()?.parse().ok()?;
             let sequence = u64::from_le_bytes(sequence.try_into().ok()?);
             Some((u32::from_le_bytes(*key), (epoch, Sequence::new(sequence))))
         });
-        places.collect::<Option<_>>().map(Self)
+        positions.collect::<Option<_>>().map(Self)
     }
 
     fn encode(&self) -> String {
@@ -201,19 +201,24 @@ mod tests {
 
     #[test]
     fn an_id_says_where_the_reader_stands_in_every_document() {
-        let places = Mutex::new(Places::default());
+        let positions = Mutex::new(Positions::default());
         let mut id = String::new();
         for number in 0..64_u64 {
             let document = format!("document-{number}").parse().expect("an id");
-            id = advance(&places, &document, Epoch::from_entropy(number), Sequence::new(number * 1_000_000));
+            id = advance(
+                &positions,
+                &document,
+                Epoch::from_entropy(number),
+                Sequence::new(number * 1_000_000),
+            );
         }
         assert!(id.len() <= 4096 && !id.contains('\n'), "{id}");
-        let parsed = Places::parse(&id).expect("it was written so");
+        let parsed = Positions::parse(&id).expect("it was written so");
         let document: DocumentId = "document-7".parse().expect("an id");
         assert_eq!(parsed.of(&document), Some((Epoch::from_entropy(7), Sequence::new(7_000_000))));
         for nonsense in ["k3f9x2ab.17", "AAAA", "%", &id[1..]] {
             assert!(
-                Places::parse(nonsense).is_none_or(|places| places.of(&document).is_none()),
+                Positions::parse(nonsense).is_none_or(|positions| positions.of(&document).is_none()),
                 "{nonsense}"
             );
         }

@@ -11,21 +11,26 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hyper::server::conn::{http1, http2};
-use hyper::service::{Service, service_fn};
+use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulConnection;
-use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, info, warn};
 
+use crate::auth::keys::{Algorithm, KeyError, Source};
+use crate::auth::revocations::Revocations;
+use crate::auth::token::Demands;
+use crate::auth::{self, Authenticator};
 use crate::document::handle;
+use crate::http::cross_origin::CrossOrigin;
 use crate::http::events::{self, Streams};
-use crate::http::{self, Limits};
+use crate::http::front::{self, Front};
+use crate::http::{self, Limits, places};
 use crate::metrics::{Connections, Gauge, Metrics};
 use crate::registry::{self, Registry};
-use crate::settings::{Settings, StoreUrl};
+use crate::settings::{Auth, AuthMode, Settings, StoreUrl};
 use crate::store::Store;
 use crate::store::memory::MemoryStore;
 use crate::store::sqlite::SqliteStore;
@@ -34,8 +39,6 @@ use self::connection::{Connection, FirstRequest, Protocol};
 
 /// How many messages a reader may be behind before it is caught up from the log.
 const BROADCAST_MESSAGES: usize = 32;
-/// How many awareness states one document may have.
-const AWARENESS_STATES_MAX: usize = 1000;
 /// What one connection may buffer in each direction; an address may have 32 KiB.
 const CONNECTION_BUFFER_BYTES: usize = 64 << 10;
 /// What may wait in the kernel for a connection's peer; it asks for more at half of this.
@@ -56,6 +59,8 @@ const CLOSE_TIME: Duration = Duration::from_secs(5);
 pub enum StartError {
     #[error("cannot open the store: {0}")]
     Store(String),
+    #[error("settings: `{key}` {source}")]
+    Keys { key: &'static str, source: KeyError },
     #[error("cannot listen on {address}: {source}")]
     Listen { address: String, source: io::Error },
 }
@@ -88,11 +93,17 @@ pub async fn run(
 ) -> Result<(), StartError> {
     let metrics = Arc::new(Metrics::default());
     let store = open_counted_store(&settings, &metrics).await?;
+    let authenticator = Arc::new(authenticator(&settings, &*store).await?);
     if let Ok(address) = listener.local_addr() {
         // The one line on standard output: scripts read the port from it.
         println!("listening on http://{address}");
     }
-    let parts = Parts::start(&settings, store.clone(), metrics, shutdown.clone());
+    let parts = Parts::start(&settings, store.clone(), authenticator, metrics, shutdown.clone());
+    let keys = parts.authenticator.clone();
+    let watching = tokio::spawn({
+        let shutdown = shutdown.clone();
+        async move { keys.watch_keys(shutdown).await }
+    });
     let connections = accept(&settings, listener, &parts, &shutdown).await;
     info!("stopping: streams end, running requests have {} s", settings.server.drain_seconds);
     parts.registry.end_streams();
@@ -105,6 +116,8 @@ pub async fn run(
     if tokio::time::timeout(CLOSE_TIME, parts.registry.close()).await.is_err() {
         warn!("some documents did not close in time; what was acknowledged is in the log");
     }
+    // It waits for nothing but the shutdown.
+    let _ = watching.await;
     store.close().await;
     info!("stopped");
     Ok(())
@@ -134,10 +147,80 @@ async fn open_counted_store(settings: &Settings, metrics: &Metrics) -> Result<Ar
     }
 }
 
+/// Finds out who asks, as the settings have it; with what was revoked before.
+async fn authenticator(settings: &Settings, store: &dyn Store) -> Result<Authenticator, StartError> {
+    let revocations = Arc::new(Revocations::default());
+    let kept = store.revocations().await.map_err(|error| StartError::Store(error.to_string()))?;
+    kept.into_iter().for_each(|revocation| revocations.add(revocation));
+    let auth = &settings.auth;
+    let (AuthMode::Jwt, Some(algorithm)) = (auth.mode, auth.algorithm) else {
+        return Ok(Authenticator::open(revocations));
+    };
+    let (key, source) = key_source(auth);
+    let demands = Demands {
+        issuer: auth.issuer.clone(),
+        audience: auth.audience.clone(),
+        lifetime_max: token_life_max(settings).map(|life| i64::try_from(life.as_secs()).unwrap_or(i64::MAX)),
+    };
+    let settings = auth::Settings { algorithm, source, demands };
+    let opened = Authenticator::demanding_tokens(settings, revocations).await;
+    opened.map_err(|source| StartError::Keys { key, source })
+}
+
+/// Where keys come from, with the name of the setting that says so.
+pub fn key_source(auth: &Auth) -> (&'static str, Source) {
+    if let Some(path) = &auth.key_file {
+        return ("auth.key_file", Source::File(path.clone()));
+    }
+    if let Some(jwks) = &auth.jwks {
+        let refresh = Duration::from_secs(auth.jwks_refresh_seconds);
+        let is_address = jwks.starts_with("https://") || jwks.starts_with("http://");
+        let source = if is_address {
+            Source::KeySetAddress { address: jwks.clone(), refresh }
+        } else {
+            Source::KeySetFile(jwks.into())
+        };
+        return ("auth.jwks", source);
+    }
+    let key = auth.key.clone().unwrap_or_default();
+    // A secret is itself; of a public key, which is no secret, the setting may also name the file.
+    let is_text = auth.algorithm == Some(Algorithm::Hs256) || key.expose().contains("-----BEGIN ");
+    let source = if is_text { Source::Text(key) } else { Source::File(key.expose().into()) };
+    ("auth.key", source)
+}
+
+fn token_life_max(settings: &Settings) -> Option<Duration> {
+    let seconds = settings.auth.max_token_seconds;
+    (seconds > 0).then(|| Duration::from_secs(seconds))
+}
+
+/// Users and addresses are counted where it is known who they are; alone on one's own machine nobody is.
+fn places(settings: &Settings) -> places::Limits {
+    let limits = &settings.limits;
+    let counted = |limit| if settings.auth.mode == AuthMode::None { usize::MAX } else { limit };
+    places::Limits {
+        in_all: limits.max_streams,
+        of_user: counted(limits.max_streams_per_user),
+        of_address: counted(limits.max_streams_per_address),
+        of_document: limits.max_streams_per_document,
+    }
+}
+
+fn front_settings(settings: &Settings) -> front::Settings {
+    let origins = settings.cors.origins.clone();
+    let cross_origin = CrossOrigin {
+        any: origins.iter().any(|origin| origin == "*"),
+        origins,
+        with_credentials: settings.cors.credentials,
+    };
+    front::Settings { cross_origin, hosts: settings.server.hosts.clone() }
+}
+
 /// What connections share.
 struct Parts {
     registry: Registry,
-    routes: warp::filters::BoxedFilter<(warp::reply::Response,)>,
+    front: Front,
+    authenticator: Arc<Authenticator>,
     connections: Connections,
     /// Cancelled when the drain is over.
     cut: CancellationToken,
@@ -147,6 +230,7 @@ impl Parts {
     fn start(
         settings: &Settings,
         store: Arc<dyn Store>,
+        authenticator: Arc<Authenticator>,
         metrics: Arc<Metrics>,
         stopping: CancellationToken,
     ) -> Self {
@@ -154,22 +238,35 @@ impl Parts {
         let registry_settings = registry::Settings {
             evict_after: Duration::from_secs(settings.documents.idle_seconds),
             resident_bytes_max: settings.documents.memory_mib << 20,
+            keep_revocations: token_life_max(settings),
             document: handle::Settings {
                 document_bytes_max: limits.max_document_bytes,
                 broadcast_messages: BROADCAST_MESSAGES,
-                awareness_states_max: AWARENESS_STATES_MAX,
+                awareness_states_max: limits.max_presence_entries,
                 keep_updates: settings.history.keep_updates,
                 keep_days: settings.history.keep_days,
             },
         };
-        let registry = Registry::start(registry_settings, store, metrics.documents.clone(), stopping.clone());
+        let revocations = authenticator.revocations().clone();
+        let registry = Registry::start(
+            registry_settings,
+            store,
+            metrics.documents.clone(),
+            revocations.clone(),
+            stopping.clone(),
+        );
         let stream_settings = events::Settings {
             heartbeat: Duration::from_secs(settings.server.heartbeat_seconds),
             stalled_after: Duration::from_secs(limits.stalled_seconds),
-            streams_max: limits.max_streams,
+            places: places(settings),
         };
-        let streams =
-            Streams::start(stream_settings, registry.clone(), metrics.streams.clone(), stopping.clone());
+        let streams = Streams::start(
+            stream_settings,
+            registry.clone(),
+            metrics.streams.clone(),
+            revocations,
+            stopping.clone(),
+        );
         let request_limits = Limits {
             update_bytes_max: limits.max_update_bytes,
             document_bytes_max: limits.max_document_bytes,
@@ -177,8 +274,10 @@ impl Parts {
             body_time_max: Duration::from_secs(limits.body_seconds),
         };
         let connections = metrics.connections.clone();
-        let routes = http::routes(registry.clone(), streams, request_limits, metrics, stopping);
-        Self { registry, routes, connections, cut: CancellationToken::new() }
+        let routes =
+            http::routes(registry.clone(), streams, request_limits, authenticator.clone(), metrics, stopping);
+        let front = Front::new(front_settings(settings), authenticator.clone(), routes);
+        Self { registry, front, authenticator, connections, cut: CancellationToken::new() }
     }
 }
 
@@ -216,7 +315,7 @@ async fn accept(
         }
         let serving = Serving {
             protocols: protocols.clone(),
-            routes: parts.routes.clone(),
+            front: parts.front.clone(),
             first_request_within: Duration::from_secs(settings.limits.header_seconds),
             stopping: stopping.clone(),
             cut: parts.cut.clone(),
@@ -313,7 +412,7 @@ async fn refuse(stream: TcpStream, place: Place) {
 
 struct Serving {
     protocols: Arc<Protocols>,
-    routes: warp::filters::BoxedFilter<(warp::reply::Response,)>,
+    front: Front,
     first_request_within: Duration,
     stopping: CancellationToken,
     cut: CancellationToken,
@@ -339,10 +438,11 @@ impl Serving {
         };
         let first_request = FirstRequest::default();
         let seen = first_request.clone();
-        let routes = TowerToHyperService::new(warp::service(self.routes.clone()));
+        let front = self.front.clone();
         let service = service_fn(move |request| {
             seen.mark_seen();
-            routes.call(http::detached(request))
+            // Boxed: a connection keeps room for it as long as it lives, and most are streams.
+            Box::pin(front.clone().answer(request))
         });
         let ended = match protocol {
             Ok(Protocol::Http1) => {

@@ -6,6 +6,7 @@ use futures_util::future::join_all;
 use super::memory::MemoryStore;
 use super::sqlite::SqliteStore;
 use super::{Naming, PageLimit, Receipt, Retention, Snapshot, Store, StoreError, Version};
+use crate::auth::revocations::{Revocation, Revoked};
 use crate::event::{Event, Origin, Timestamp};
 use crate::ids::{DocumentId, Epoch, Sequence};
 
@@ -55,6 +56,7 @@ on_every_store! {
     a_trimmed_part_of_the_log_is_compacted_away,
     every_kept_sequence_can_be_rebuilt,
     storage_stays_bounded_while_a_document_is_compacted_again_and_again,
+    what_was_revoked_is_kept_and_forgotten_in_time,
     a_deleted_document_is_gone_and_can_begin_anew,
     deleting_nothing_says_so,
     a_summary_counts_bytes_and_knows_times,
@@ -616,6 +618,26 @@ async fn a_receipt_belongs_to_one_document_user_and_key(store: &dyn Store) {
     assert_eq!(store.receipt(&one, Some(""), "key").await.unwrap(), None);
     assert_eq!(store.receipt(&one, None, "Key").await.unwrap(), None);
     assert_eq!(store.receipt(&other, None, "key").await.unwrap(), None);
+}
+
+async fn what_was_revoked_is_kept_and_forgotten_in_time(store: &dyn Store) {
+    let revocation = |name: &str, at| Revocation {
+        revoked: Revoked::User(name.into()),
+        at: Timestamp::from_milliseconds(at),
+    };
+    let of_document =
+        Revocation { revoked: Revoked::Document(document("a")), at: Timestamp::from_milliseconds(1500) };
+    for kept in [revocation("ada", 1000), of_document.clone(), revocation("ada", 2000)] {
+        store.add_revocation(kept, None).await.unwrap();
+    }
+    let mut all = store.revocations().await.unwrap();
+    all.sort_by_key(|revocation| revocation.at);
+    assert_eq!(all, [of_document, revocation("ada", 2000)]);
+    let since = Some(Timestamp::from_milliseconds(2000));
+    store.add_revocation(revocation("bob", 3000), since).await.unwrap();
+    let mut all = store.revocations().await.unwrap();
+    all.sort_by_key(|revocation| revocation.at);
+    assert_eq!(all, [revocation("ada", 2000), revocation("bob", 3000)]);
 }
 
 async fn an_append_that_is_refused_leaves_no_receipt(store: &dyn Store) {

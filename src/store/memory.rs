@@ -2,7 +2,7 @@
 //!
 //! "Durable" here means: for as long as the process lives. Everything else is as the trait says.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
@@ -12,6 +12,7 @@ use super::{
     Archive, LogPage, Naming, PageLimit, Receipt, Retention, Snapshot, Store, StoreError, Stored, Summary,
     Version, check_dense, closed, retention, without_epoch,
 };
+use crate::auth::revocations::{Revocation, Revoked};
 use crate::event::{Event, Timestamp};
 use crate::ids::{DocumentId, Epoch, Sequence, VersionName};
 
@@ -29,6 +30,7 @@ struct Contents {
     receipts: BTreeMap<(DocumentId, Option<String>, String), Receipt>,
     /// The receipts that may be forgotten are looked for when there are more.
     receipts_due: usize,
+    revocations: HashMap<Revoked, Timestamp>,
 }
 
 #[derive(Debug)]
@@ -384,6 +386,24 @@ impl Store for MemoryStore {
                 .map(|(document, found)| found.summary(document))
                 .collect())
         })
+    }
+
+    async fn add_revocation(
+        &self,
+        revocation: Revocation,
+        keep_since: Option<Timestamp>,
+    ) -> Result<(), StoreError> {
+        self.with_all(|contents| {
+            contents.revocations.insert(revocation.revoked, revocation.at);
+            contents.revocations.retain(|_, at| keep_since.is_none_or(|since| *at >= since));
+            Ok(())
+        })
+    }
+
+    async fn revocations(&self) -> Result<Vec<Revocation>, StoreError> {
+        let revocation =
+            |(revoked, at): (&Revoked, &Timestamp)| Revocation { revoked: revoked.clone(), at: *at };
+        self.with_all(|contents| Ok(contents.revocations.iter().map(revocation).collect()))
     }
 
     async fn check_writable(&self) -> Result<(), StoreError> {

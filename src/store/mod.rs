@@ -19,6 +19,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 
+use crate::auth::revocations::Revocation;
 use crate::event::{Event, Timestamp};
 use crate::ids::{DocumentId, Epoch, Sequence, VersionName};
 
@@ -370,6 +371,16 @@ pub trait Store: Send + Sync + 'static {
     /// Damaged ones are left out (and logged): nothing that is known of them can be trusted.
     async fn list(&self, prefix: &str, after: Option<&str>, limit: usize)
     -> Result<Vec<Summary>, StoreError>;
+
+    /// Keeps a revocation, in the place of an earlier one of the same, and forgets what was revoked before `keep_since`.
+    async fn add_revocation(
+        &self,
+        revocation: Revocation,
+        keep_since: Option<Timestamp>,
+    ) -> Result<(), StoreError>;
+
+    /// All that was revoked and not forgotten. What cannot be read whole is `Unavailable`: it would let somebody in.
+    async fn revocations(&self) -> Result<Vec<Revocation>, StoreError>;
 
     /// Whether writes would be taken now; writes something durable to know.
     async fn check_writable(&self) -> Result<(), StoreError>;

@@ -8,6 +8,7 @@ use tokio_util::task::TaskTracker;
 use yrs::{Doc, Text, Transact};
 
 use super::*;
+use crate::auth::revocations::Revocation;
 use crate::document::handle::{Document, Expected};
 use crate::document::text::{Edit, Op, Place, Unit};
 use crate::event::Origin;
@@ -144,6 +145,18 @@ impl Store for FailingStore {
             Fault::None => self.inner.set_frozen(document, epoch, frozen_at).await,
             _ => unavailable(),
         }
+    }
+
+    async fn add_revocation(
+        &self,
+        revocation: Revocation,
+        keep_since: Option<Timestamp>,
+    ) -> Result<(), StoreError> {
+        self.inner.add_revocation(revocation, keep_since).await
+    }
+
+    async fn revocations(&self) -> Result<Vec<Revocation>, StoreError> {
+        self.inner.revocations().await
     }
 
     async fn archive(&self, document: &DocumentId) -> Result<Option<Archive>, StoreError> {

@@ -5,15 +5,17 @@ use serde::Deserialize;
 use serde_json::{Number, Value};
 use sha2::{Digest, Sha256};
 
-use crate::document::handle::{Base, Once, Terms};
+use crate::auth::access::Write;
+use crate::auth::grant::Grant;
+use crate::document::handle::{Base, Once, Terms, Written};
 use crate::document::text::{Attributes, DeltaOp, Edit, Op, Place, TextChange, Unit};
 use crate::event::Origin;
 use crate::registry::Registry;
 
 use super::super::Limits;
 use super::super::error::ApiError;
-use super::super::route::{Request, Response, json, parse_client_id, parse_document_id, parse_json};
-use super::super::updates::{Answer, JSON_ENVELOPE_BYTES, expected_epoch};
+use super::super::route::{Request, Response, json, parse_client_id, parse_json};
+use super::super::updates::{Answer, JSON_ENVELOPE_BYTES, expected_epoch, origin_of};
 use super::{ROOT, ROOT_BYTES_MAX, parse_base};
 
 /// How deep a format's or an embed's value may nest; documents take no more.
@@ -27,7 +29,7 @@ pub async fn put(
     registry: &Registry,
     limits: Limits,
 ) -> Result<Response, ApiError> {
-    let id = parse_document_id(id)?;
+    let grant: Grant<Write> = request.grant(id)?;
     request.expect_text_body()?;
     let query = &request.query;
     let terms = Fields {
@@ -48,7 +50,7 @@ pub async fn put(
         .map_err(|error| ApiError::NotUtf8 { valid_up_to: error.valid_up_to() })?
         .to_owned();
     let change = TextChange { root, unit, edit: Edit::Replace(text) };
-    let written = registry.open(&id).edit_text(change, terms).await?;
+    let written = make(change, terms, &grant, registry).await?;
     Ok(json(&Answer::from(written)))
 }
 
@@ -58,7 +60,7 @@ pub async fn patch(
     registry: &Registry,
     limits: Limits,
 ) -> Result<Response, ApiError> {
-    let id = parse_document_id(id)?;
+    let grant: Grant<Write> = request.grant(id)?;
     request.expect_json_body()?;
     let key = request.idempotency_key()?;
     let bytes_max = JSON_FACTOR * limits.update_bytes_max + JSON_ENVELOPE_BYTES;
@@ -88,8 +90,20 @@ pub async fn patch(
         return Err(ApiError::TooLarge { what, limit, body_pending: false });
     }
     let change = TextChange { root, unit, edit };
-    let written = registry.open(&id).edit_text(change, terms).await?;
+    let written = make(change, terms, &grant, registry).await?;
     Ok(json(&Answer::from(written)))
+}
+
+async fn make(
+    change: TextChange,
+    terms: Terms,
+    grant: &Grant<Write>,
+    registry: &Registry,
+) -> Result<Written, ApiError> {
+    let document = registry.open(grant);
+    let origin = origin_of(&document, grant, terms.origin.client().cloned())?;
+    let terms = Terms { origin, user: grant.user().map(str::to_owned), ..terms };
+    Ok(document.edit_text(change, terms).await?)
 }
 
 fn invalid(reason: impl Into<String>) -> ApiError {

@@ -10,6 +10,7 @@ use rand::{RngExt, SeedableRng};
 use rusqlite::Connection;
 
 use super::{OpenError, SqliteStore};
+use crate::auth::revocations::{Revocation, Revoked};
 use crate::event::{Event, Origin, Timestamp};
 use crate::ids::{DocumentId, Epoch, Sequence};
 use crate::store::{PageLimit, Retention, Snapshot, Store, StoreError, Stored};
@@ -426,16 +427,20 @@ async fn events_that_their_log_does_not_take_stay_in_the_journal() {
 }
 
 #[tokio::test]
-async fn a_store_of_version_1_is_taken_over() {
+async fn a_store_of_an_older_version_is_taken_over() {
+    const TO_VERSION_2: &str = "DROP TABLE revocations; PRAGMA user_version = 2";
+    const TO_VERSION_1: &str = "DROP TABLE revocations; DROP TABLE journal; DROP TABLE journal_index; \
+        DROP TABLE versions; DROP TABLE freezes; DROP TABLE receipts; PRAGMA user_version = 1";
+    for to_older in [TO_VERSION_2, TO_VERSION_1] {
+        an_older_store_is_taken_over(to_older).await;
+    }
+}
+
+async fn an_older_store_is_taken_over(to_older: &str) {
     let directory = tempfile::tempdir().expect("there is room for a directory");
     let written = write_sample(directory.path()).await;
     let connection = Connection::open(directory.path().join("store.sqlite")).expect("it was written");
-    connection
-        .execute_batch(
-            "DROP TABLE journal; DROP TABLE journal_index; DROP TABLE versions; DROP TABLE freezes;
-             DROP TABLE receipts; PRAGMA user_version = 1",
-        )
-        .expect("it is not locked");
+    connection.execute_batch(to_older).expect("it is not locked");
     drop(connection);
     let store = SqliteStore::open(directory.path()).expect("an older store is brought up to date");
     for (document, written) in &written {
@@ -445,6 +450,22 @@ async fn a_store_of_version_1_is_taken_over() {
     }
     store.close().await;
     SqliteStore::open(directory.path()).expect("it is of this version now");
+}
+
+#[tokio::test]
+async fn a_revocation_that_was_altered_is_not_passed_over() {
+    let directory = tempfile::tempdir().expect("there is room for a directory");
+    let store = SqliteStore::open(directory.path()).expect("an empty directory becomes a store");
+    let revocation =
+        Revocation { revoked: Revoked::User("ada".into()), at: Timestamp::from_milliseconds(1000) };
+    store.add_revocation(revocation, None).await.expect("there is room");
+    store.close().await;
+    let connection = Connection::open(directory.path().join("store.sqlite")).expect("it was written");
+    connection.execute_batch("UPDATE revocations SET name = 'eve'").expect("it is not locked");
+    drop(connection);
+    let store = SqliteStore::open(directory.path()).expect("documents are well");
+    let read = store.revocations().await;
+    assert!(matches!(read, Err(StoreError::Unavailable { .. })), "{read:?}");
 }
 
 #[tokio::test]
@@ -549,11 +570,11 @@ async fn what_is_no_store_of_this_version_is_refused_with_one_clear_line() {
     let refused = || SqliteStore::open(directory.path()).expect_err("it is no store").to_string();
 
     let connection = Connection::open(&path).expect("it was written");
-    connection.execute_batch("PRAGMA user_version = 3").expect("it is not locked");
+    connection.execute_batch("PRAGMA user_version = 99").expect("it is not locked");
     drop(connection);
-    assert!(refused().contains("version 3"), "{}", refused());
+    assert!(refused().contains("version 99"), "{}", refused());
     let connection = Connection::open(&path).expect("it was written");
-    connection.execute_batch("PRAGMA user_version = 2; DROP TABLE snapshots").expect("it is not locked");
+    connection.execute_batch("PRAGMA user_version = 3; DROP TABLE snapshots").expect("it is not locked");
     drop(connection);
     assert!(refused().contains("`snapshots`"), "{}", refused());
 

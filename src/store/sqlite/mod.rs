@@ -19,6 +19,7 @@ mod journal;
 mod measure;
 mod readers;
 mod receipts;
+mod revocations;
 mod rows;
 mod schema;
 mod versions;
@@ -42,6 +43,7 @@ use super::{
     Archive, LogPage, Naming, PageLimit, Receipt, Retention, Snapshot, Store, StoreError, Stored, Summary,
     Version,
 };
+use crate::auth::revocations::Revocation;
 use crate::event::{Event, Timestamp};
 use crate::ids::{DocumentId, Epoch, Sequence, VersionName};
 use crate::metrics;
@@ -276,6 +278,18 @@ impl Store for SqliteStore {
         limit: usize,
     ) -> Result<Vec<Summary>, StoreError> {
         self.readers.list(prefix, after, limit).await
+    }
+
+    async fn add_revocation(
+        &self,
+        revocation: Revocation,
+        keep_since: Option<Timestamp>,
+    ) -> Result<(), StoreError> {
+        self.writer.note(move |transaction| revocations::add(transaction, &revocation, keep_since)).await
+    }
+
+    async fn revocations(&self) -> Result<Vec<Revocation>, StoreError> {
+        self.readers.revocations().await
     }
 
     async fn check_writable(&self) -> Result<(), StoreError> {

@@ -14,7 +14,8 @@ use super::archives;
 use super::inspect::Quarantine;
 use super::journal;
 use super::rows::{self, Entry, RowError, unavailable};
-use super::{receipts, schema, versions};
+use super::{receipts, revocations, schema, versions};
+use crate::auth::revocations::Revocation;
 use crate::event::Event;
 use crate::ids::{DocumentId, Sequence};
 use crate::store::{
@@ -75,6 +76,16 @@ impl Readers {
             }
         }
         self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(connection);
+    }
+
+    pub async fn revocations(self: &Arc<Self>) -> Result<Vec<Revocation>, StoreError> {
+        self.run(|connection| {
+            revocations::all(connection).map_err(|error| match error {
+                RowError::Sqlite(error) => unavailable(&error),
+                RowError::Damaged(reason) => StoreError::Unavailable { reason },
+            })
+        })
+        .await
     }
 
     /// Waits for the reads that run, and closes.

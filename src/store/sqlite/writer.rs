@@ -122,6 +122,23 @@ impl Handle {
     }
 }
 
+impl Handle {
+    /// Asks for something to be written that concerns no document's log.
+    pub async fn note(
+        &self,
+        work: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<()> + Send + 'static,
+    ) -> Result<(), StoreError> {
+        self.ask(|answer| {
+            Change::Act(Box::new(move |writer| {
+                let result = writer.transact(|transaction, _| Ok(work(transaction)?));
+                // Whoever asked may be gone.
+                let _ = answer.send(result.map_err(StoreError::from));
+            }))
+        })
+        .await
+    }
+}
+
 fn act<T: Send + 'static>(
     document: &DocumentId,
     work: impl FnOnce(&Transaction<'_>, &mut i64) -> Result<Result<T, StoreError>, RowError> + Send + 'static,

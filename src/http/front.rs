@@ -1,0 +1,112 @@
+//! What every request passes before the URL table, and every answer after it.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use hyper_util::service::TowerToHyperService;
+use warp::filters::BoxedFilter;
+use warp::http::{HeaderValue, Request, header};
+use warp::hyper::body::Incoming;
+use warp::hyper::service::Service;
+
+use crate::auth::grant::Caller;
+use crate::auth::{Authenticator, Unauthorized};
+
+use super::cross_origin::{self, CrossOrigin};
+use super::detached::detached;
+use super::error::ApiError;
+use super::route::Response;
+use super::{credentials, health};
+
+/// Who sent a request, as far as it is known. Travels with the request to whoever asks.
+#[derive(Debug, Clone)]
+pub struct Identified(pub Result<Caller, Unauthorized>);
+
+/// What is asked of requests before anything else.
+#[derive(Debug, Clone, Default)]
+pub struct Settings {
+    pub cross_origin: CrossOrigin,
+    /// The names that this server is called by, without ports; empty: any.
+    pub hosts: Vec<String>,
+}
+
+/// The way in. Cheap to clone.
+#[derive(Clone)]
+pub struct Front {
+    settings: Arc<Settings>,
+    authenticator: Arc<Authenticator>,
+    routes: BoxedFilter<(Response,)>,
+}
+
+impl Front {
+    pub fn new(
+        settings: Settings,
+        authenticator: Arc<Authenticator>,
+        routes: BoxedFilter<(Response,)>,
+    ) -> Self {
+        Self { settings: Arc::new(settings), authenticator, routes }
+    }
+
+    /// Answers one request.
+    ///
+    /// # Errors
+    /// None: what is wrong with a request is an answer.
+    pub async fn answer(self, request: Request<Incoming>) -> Result<Response, Infallible> {
+        let cross_origin = &self.settings.cross_origin;
+        let told = cross_origin.told(request.headers());
+        let mut response = match self.admit(request).await {
+            Ok(request) => {
+                let routes = TowerToHyperService::new(warp::service(self.routes.clone()));
+                routes.call(request).await?
+            }
+            Err(early) => *early,
+        };
+        cross_origin.tell(told, &mut response);
+        set_common_headers(&mut response);
+        Ok(response)
+    }
+
+    /// The request as handlers see it, or the answer that it gets at once.
+    async fn admit(&self, request: Request<Incoming>) -> Result<Request<Incoming>, Box<Response>> {
+        let refused = |error: ApiError| Box::new(error.into_response());
+        self.check_host(&request).map_err(refused)?;
+        if let Some(answer) = self.settings.cross_origin.preflight(&request) {
+            return Err(answer.map_or_else(refused, Box::new));
+        }
+        self.settings.cross_origin.check_write(&request).map_err(refused)?;
+        let given = credentials::given(&request);
+        let caller = self.authenticator.identify(&given.credentials, SystemTime::now()).await;
+        let mut request = detached(request);
+        request.extensions_mut().insert(Identified(caller));
+        Ok(request)
+    }
+
+    /// Against pages that have their own name point to this server (DNS rebinding).
+    fn check_host(&self, request: &Request<Incoming>) -> Result<(), ApiError> {
+        let hosts = &self.settings.hosts;
+        // Those who look after the server may call it by its number.
+        if hosts.is_empty() || health::is_health(request.uri().path()) {
+            return Ok(());
+        }
+        let given = cross_origin::host(request).unwrap_or_default();
+        let name = match given.rsplit_once(':') {
+            Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
+            _ => given,
+        };
+        if hosts.iter().any(|host| host.eq_ignore_ascii_case(name)) {
+            Ok(())
+        } else {
+            Err(ApiError::UnknownHost)
+        }
+    }
+}
+
+fn set_common_headers(response: &mut Response) {
+    let headers = response.headers_mut();
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.insert(header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
+    // What a handler says about caching stands; else nothing of a document is kept on the way.
+    headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
+    headers.insert("cross-origin-resource-policy", HeaderValue::from_static("same-origin"));
+}
