@@ -8,6 +8,7 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use config::{Config, File, FileFormat};
+use serde::de::{DeserializeOwned, IntoDeserializer};
 use serde::{Deserialize, Deserializer};
 
 use crate::auth::keys::{Algorithm, Secret};
@@ -38,6 +39,7 @@ pub struct Settings {
     pub history: History,
     pub limits: Limits,
     pub auth: Auth,
+    pub rates: Rates,
     pub cors: Cors,
     pub log: Log,
 }
@@ -63,6 +65,12 @@ impl Default for Server {
             drain_seconds: 10,
         }
     }
+}
+
+/// A text that says nothing counts as left out.
+fn filled<'de, D: Deserializer<'de>, T: DeserializeOwned>(deserializer: D) -> Result<Option<T>, D::Error> {
+    let text = Option::<String>::deserialize(deserializer)?.filter(|text| !text.is_empty());
+    text.map(|text| T::deserialize(text.into_deserializer())).transpose()
 }
 
 /// A list, or what the environment has in its place: texts with commas between them.
@@ -151,6 +159,8 @@ pub struct Limits {
     pub max_streams_per_address: usize,
     pub max_streams_per_document: usize,
     pub max_presence_entries: usize,
+    pub max_waiting_writes: usize,
+    pub max_waiting_mib: usize,
     pub stalled_seconds: u64,
     pub header_seconds: u64,
     pub body_seconds: u64,
@@ -168,6 +178,8 @@ impl Default for Limits {
             max_streams_per_address: 2_000,
             max_streams_per_document: 10_000,
             max_presence_entries: 1_000,
+            max_waiting_writes: 16_384,
+            max_waiting_mib: 256,
             stalled_seconds: 30,
             header_seconds: 10,
             body_seconds: 30,
@@ -179,12 +191,18 @@ impl Default for Limits {
 #[serde(default)]
 pub struct Auth {
     pub mode: AuthMode,
+    #[serde(deserialize_with = "filled")]
     pub algorithm: Option<Algorithm>,
+    #[serde(deserialize_with = "filled")]
     pub key: Option<Secret>,
+    #[serde(deserialize_with = "filled")]
     pub key_file: Option<PathBuf>,
+    #[serde(deserialize_with = "filled")]
     pub jwks: Option<String>,
     pub jwks_refresh_seconds: u64,
+    #[serde(deserialize_with = "filled")]
     pub issuer: Option<String>,
+    #[serde(deserialize_with = "filled")]
     pub audience: Option<String>,
     pub max_token_seconds: u64,
     pub allow_anonymous: bool,
@@ -203,6 +221,36 @@ impl Default for Auth {
             audience: None,
             max_token_seconds: 0,
             allow_anonymous: false,
+        }
+    }
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default)]
+pub struct Rates {
+    pub updates_per_client: u32,
+    pub updates_per_user: u32,
+    pub updates_per_address: u32,
+    pub bytes_per_client: u32,
+    pub bytes_per_user: u32,
+    pub bytes_per_address: u32,
+    pub requests_per_address: u32,
+    pub burst_seconds: u32,
+    pub documents_per_user_hour: u32,
+}
+
+impl Default for Rates {
+    fn default() -> Self {
+        Self {
+            updates_per_client: 50,
+            updates_per_user: 200,
+            updates_per_address: 2_000,
+            bytes_per_client: 1 << 20,
+            bytes_per_user: 2 << 20,
+            bytes_per_address: 16 << 20,
+            requests_per_address: 4_000,
+            burst_seconds: 10,
+            documents_per_user_hour: 500,
         }
     }
 }
@@ -301,6 +349,10 @@ impl Settings {
         at_least("limits.max_streams_per_user", limits.max_streams_per_user as u64, 1)?;
         at_least("limits.max_streams_per_address", limits.max_streams_per_address as u64, 1)?;
         at_least("limits.max_streams_per_document", limits.max_streams_per_document as u64, 1)?;
+        at_least("limits.max_waiting_writes", limits.max_waiting_writes as u64, 1)?;
+        let one_write = (limits.max_update_bytes.max(limits.max_document_bytes) >> 20) as u64 + 1;
+        at_least("limits.max_waiting_mib", limits.max_waiting_mib as u64, 2 * one_write)?;
+        at_least("rates.burst_seconds", u64::from(self.rates.burst_seconds), 1)?;
         at_least("limits.max_presence_entries", limits.max_presence_entries as u64, 1)?;
         for directive in self.log.level.split(',') {
             let level = directive.rsplit('=').next().unwrap_or(directive).trim();

@@ -19,7 +19,8 @@ use super::route::{
     request, respond,
 };
 use super::text::ROOT;
-use super::updates::{Answer, JSON_ENVELOPE_BYTES, base64_bytes, origin_of};
+use super::updates::{Answer, JSON_ENVELOPE_BYTES, base64_bytes};
+use super::writing::{self, Writing};
 
 const LIST_DEFAULT: u64 = 100;
 const LIST_MAX: u64 = 1000;
@@ -166,9 +167,10 @@ async fn create(
         };
         (content, client_id)
     };
-    let document = registry.open(&grant);
-    let origin = origin_of(&document, &grant, client_id)?;
-    let written = document.create(content, origin, grant.user().map(str::to_owned)).await?;
+    let writing = writing::begin(request, registry, &grant, client_id).await?;
+    let Writing { document, origin, user, .. } = &writing;
+    let written = document.create(content, origin.clone(), user.clone()).await?;
+    writing.done(&written);
     if !written.changed {
         let reason = "a document begins with its first update, and this content makes none".into();
         return Err(DocumentError::Invalid { reason }.into());

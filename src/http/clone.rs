@@ -16,6 +16,7 @@ use super::Limits;
 use super::error::ApiError;
 use super::route::{Request, Response, Route, json, json_with, parse_json, request, required, respond};
 use super::updates::JSON_ENVELOPE_BYTES;
+use super::writing;
 
 pub fn route(registry: Registry, limits: Limits) -> Route {
     warp::path!("docs" / String / "clone")
@@ -64,9 +65,10 @@ async fn handle(
         None => document.state(None).await?,
     };
     let origin = origin_of_clone(source.document());
-    let user = target.user().map(str::to_owned);
+    let writing = writing::begin(&request, &registry, &target, None).await?;
     let copy = Content::Update(state.update);
-    let created = registry.open(&target).create(copy, Origin::Client(origin.clone()), user).await;
+    let created = writing.document.create(copy, Origin::Client(origin.clone()), writing.user.clone()).await;
+    created.iter().for_each(|written| writing.done(written));
     let id = target.document().clone();
     match created {
         Ok(written) if !written.changed => {

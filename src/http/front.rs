@@ -10,18 +10,14 @@ use warp::http::{HeaderValue, Request, header};
 use warp::hyper::body::Incoming;
 use warp::hyper::service::Service;
 
-use crate::auth::grant::Caller;
-use crate::auth::{Authenticator, Unauthorized};
+use crate::auth::Authenticator;
 
 use super::cross_origin::{self, CrossOrigin};
 use super::detached::detached;
 use super::error::ApiError;
 use super::route::Response;
+use super::sender::{Bounds, Sender};
 use super::{credentials, health};
-
-/// Who sent a request, as far as it is known. Travels with the request to whoever asks.
-#[derive(Debug, Clone)]
-pub struct Identified(pub Result<Caller, Unauthorized>);
 
 /// What is asked of requests before anything else.
 #[derive(Debug, Clone, Default)]
@@ -36,6 +32,7 @@ pub struct Settings {
 pub struct Front {
     settings: Arc<Settings>,
     authenticator: Arc<Authenticator>,
+    bounds: Arc<Bounds>,
     routes: BoxedFilter<(Response,)>,
 }
 
@@ -43,9 +40,10 @@ impl Front {
     pub fn new(
         settings: Settings,
         authenticator: Arc<Authenticator>,
+        bounds: Arc<Bounds>,
         routes: BoxedFilter<(Response,)>,
     ) -> Self {
-        Self { settings: Arc::new(settings), authenticator, routes }
+        Self { settings: Arc::new(settings), authenticator, bounds, routes }
     }
 
     /// Answers one request.
@@ -71,6 +69,10 @@ impl Front {
     async fn admit(&self, request: Request<Incoming>) -> Result<Request<Incoming>, Box<Response>> {
         let refused = |error: ApiError| Box::new(error.into_response());
         self.check_host(&request).map_err(refused)?;
+        let address = None;
+        if !health::is_health(request.uri().path()) {
+            self.bounds.take_request(address).map_err(refused)?;
+        }
         if let Some(answer) = self.settings.cross_origin.preflight(&request) {
             return Err(answer.map_or_else(refused, Box::new));
         }
@@ -78,7 +80,7 @@ impl Front {
         let given = credentials::given(&request);
         let caller = self.authenticator.identify(&given.credentials, SystemTime::now()).await;
         let mut request = detached(request);
-        request.extensions_mut().insert(Identified(caller));
+        request.extensions_mut().insert(Sender::new(caller, address, self.bounds.clone()));
         Ok(request)
     }
 

@@ -19,7 +19,8 @@ use super::error::ApiError;
 use super::route::{JSON, Request, Response, Route, empty, json, request, respond, set_header, tag};
 use super::text::edits::once;
 use super::text::{ROOT_BYTES_MAX, parse_base};
-use super::updates::{Answer, expected_epoch, origin_of};
+use super::updates::{Answer, expected_epoch};
+use super::writing::{self, Writing};
 
 const JSON_PATCH: &str = "application/json-patch+json";
 /// Which roots are not what they seem; more than fit are counted, not named.
@@ -165,11 +166,11 @@ async fn patch(
     })?;
     let patch = JsonPatch::parse(root, container, operations)?;
     let once = once(key, "PATCH json", &request, &body);
-    let document = registry.open(&grant);
-    let origin = origin_of(&document, &grant, client_id)?;
-    let user = grant.user().map(str::to_owned);
-    let terms = Terms { user, expected, base, once, ..Terms::plain(origin) };
+    let writing = writing::begin(&request, registry, &grant, client_id).await?;
+    let Writing { document, origin, user, .. } = &writing;
+    let terms = Terms { user: user.clone(), expected, base, once, ..Terms::plain(origin.clone()) };
     let written = document.patch_json(patch, terms).await?;
+    writing.done(&written);
     Ok(json(&Answer::from(written)))
 }
 

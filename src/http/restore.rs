@@ -15,7 +15,8 @@ use super::error::ApiError;
 use super::route::{
     Request, Response, Route, json, parse_client_id, parse_json, parse_version_name, request, respond,
 };
-use super::updates::{Answer, JSON_ENVELOPE_BYTES, expected_epoch, origin_of};
+use super::updates::{Answer, JSON_ENVELOPE_BYTES, expected_epoch};
+use super::writing::{self, Writing};
 
 pub fn route(registry: Registry, limits: Limits) -> Route {
     warp::path!("docs" / String / "restore")
@@ -64,7 +65,7 @@ async fn handle(
         }
     };
     let expected = expected_epoch(posted.epoch.as_deref());
-    let origin = origin_of(&document, &grant, client_id)?;
-    let terms = Terms { expected, user: grant.user().map(str::to_owned), ..Terms::plain(origin) };
+    let Writing { origin, user, .. } = writing::begin(&request, &registry, &grant, client_id).await?;
+    let terms = Terms { expected, user, ..Terms::plain(origin) };
     Ok(json(&Answer::from(document.restore(at, terms).await?)))
 }

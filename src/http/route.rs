@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use std::ops::{Deref, DerefMut};
 use std::pin::Pin;
 use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::{Buf, Bytes, BytesMut};
 use futures_util::{Stream, StreamExt};
@@ -17,14 +17,14 @@ use warp::filters::BoxedFilter;
 use warp::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use warp::{Filter, Rejection};
 
-use crate::auth::Unauthorized;
 use crate::auth::access::Level;
 use crate::auth::grant::{Caller, Grant, GrantOfAll};
 use crate::ids::{ClientId, DocumentId, Epoch, Sequence, VersionName};
 
 use super::encoding::{decode_base64, decode_base64_in_query};
 use super::error::ApiError;
-use super::front::Identified;
+use super::sender::Sender;
+use super::waiting::Write;
 
 pub type Response = warp::reply::Response;
 /// One resource of the URL table, boxed: flat types, fast builds.
@@ -47,7 +47,10 @@ pub struct Request(Box<Parts>);
 
 pub struct Parts {
     pub method: Method,
-    caller: Result<Caller, Unauthorized>,
+    sender: Sender,
+    /// From the first byte of the body on.
+    waiting: Option<Write>,
+    body_bytes: usize,
     pub headers: HeaderMap,
     pub query: Query,
     /// A request is shared between threads as a whole; its body is read by one.
@@ -67,23 +70,24 @@ pub fn request() -> impl Filter<Extract = (Result<Request, ApiError>,), Error = 
         .and(warp::header::headers_cloned())
         .and(warp::path::full())
         .and(warp::query::raw().or(warp::any().map(String::new)).unify())
-        .and(warp::ext::optional::<Identified>())
+        .and(warp::ext::optional::<Sender>())
         .and(warp::body::stream())
-        .map(
-            |method,
-             headers,
-             path: warp::path::FullPath,
-             query: String,
-             identified: Option<Identified>,
-             body| {
-                if path.as_str().len() + query.len() > URI_BYTES_MAX {
-                    return Err(ApiError::UriTooLong { limit: URI_BYTES_MAX });
-                }
-                let (query, body) = (Query::parse(&query), Mutex::new(own_body(body)));
-                let caller = identified.map_or(Err(Unauthorized::Missing), |Identified(caller)| caller);
-                Ok(Request(Box::new(Parts { method, caller, headers, query, body })))
-            },
-        )
+        .map(|method, headers, path: warp::path::FullPath, query: String, sender: Option<Sender>, body| {
+            if path.as_str().len() + query.len() > URI_BYTES_MAX {
+                return Err(ApiError::UriTooLong { limit: URI_BYTES_MAX });
+            }
+            let (query, body) = (Query::parse(&query), Mutex::new(own_body(body)));
+            let sender = sender.unwrap_or_default();
+            Ok(Request(Box::new(Parts {
+                method,
+                headers,
+                query,
+                sender,
+                waiting: None,
+                body_bytes: 0,
+                body,
+            })))
+        })
 }
 
 impl Deref for Request {
@@ -120,12 +124,28 @@ impl Request {
     /// # Errors
     /// `Unauthorized`.
     pub fn caller(&self) -> Result<&Caller, ApiError> {
-        self.caller.as_ref().map_err(|error| ApiError::Unauthorized(error.clone()))
+        self.sender.caller.as_ref().map_err(|error| ApiError::Unauthorized(error.clone()))
     }
 
     /// The network address that it comes from, if that is known.
     pub fn address(&self) -> Option<IpAddr> {
-        None
+        self.sender.address
+    }
+
+    /// # Errors
+    /// `TooManyRequests`.
+    pub fn take_client_update(&self, client_id: &ClientId) -> Result<(), ApiError> {
+        self.sender.take_client_update(client_id, self.body_bytes)
+    }
+
+    /// How long whoever asks has to wait before a document can be created; `None`: not at all.
+    pub fn creation_wait(&self, now: Instant) -> Option<Duration> {
+        self.sender.creation_wait(now)
+    }
+
+    /// Whoever asks has created a document.
+    pub fn take_creation(&self, now: Instant) {
+        self.sender.take_creation(now);
     }
 
     /// Permission to do with a document what `L` says. `id`: a path segment, still percent-encoded.
@@ -158,20 +178,25 @@ impl Request {
         {
             return Err(too_large());
         }
-        let body = self.body.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let Parts { body, sender, waiting, body_bytes, .. } = &mut *self.0;
+        let body = body.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let mut write = sender.enter()?;
+        let mut admit = |chunk: &Bytes, before: usize| {
+            if before + chunk.len() > limit.bytes_max {
+                return Err(too_large());
+            }
+            *body_bytes = before + chunk.len();
+            write.as_mut().map_or(Ok(()), |write| write.grow(chunk.len()))
+        };
         let read = async {
             let Some(first) = body.next().await else { return Ok(Bytes::new()) };
             let first = first.map_err(ApiError::BodyBroken)?;
-            if first.len() > limit.bytes_max {
-                return Err(too_large());
-            }
+            admit(&first, 0)?;
             let Some(second) = body.next().await else { return Ok(first) };
             let mut whole = BytesMut::from(first);
             let mut chunk = second.map_err(ApiError::BodyBroken)?;
             loop {
-                if whole.len() + chunk.len() > limit.bytes_max {
-                    return Err(too_large());
-                }
+                admit(&chunk, whole.len())?;
                 whole.extend_from_slice(&chunk);
                 chunk = match body.next().await {
                     Some(next) => next.map_err(ApiError::BodyBroken)?,
@@ -180,7 +205,11 @@ impl Request {
             }
         };
         let seconds = limit.time_max.as_secs();
-        tokio::time::timeout(limit.time_max, read).await.map_err(|_| ApiError::BodyTooSlow { seconds })?
+        let read: Result<Result<Bytes, ApiError>, _> = tokio::time::timeout(limit.time_max, read).await;
+        let body = read.map_err(|_| ApiError::BodyTooSlow { seconds })??;
+        sender.take_update(body.len())?;
+        *waiting = write;
+        Ok(body)
     }
 
     /// The next piece of a body of any length; `None` at its end.

@@ -6,8 +6,8 @@ use warp::http::Method;
 
 use crate::auth::access::{Read, Write};
 use crate::auth::grant::Grant;
-use crate::document::handle::{Document, Expected, Written};
-use crate::event::{Event, Origin, Timestamp};
+use crate::document::handle::{Expected, Written};
+use crate::event::{Event, Timestamp};
 use crate::ids::{ClientId, Epoch, Sequence};
 use crate::registry::Registry;
 use crate::store::PageLimit;
@@ -19,6 +19,7 @@ use super::route::{
     JSON, OCTETS, Request, Response, Route, json, parse_base64, parse_client_id, parse_json, request,
     required, respond,
 };
+use super::writing::{self, Writing};
 
 /// What a JSON body holds beside the update: names, punctuation, fields that are ignored.
 pub const JSON_ENVELOPE_BYTES: usize = 4 << 10;
@@ -106,26 +107,11 @@ async fn post(
             body_pending: false,
         });
     }
-    let document = registry.open(&grant);
-    let origin = origin_of(&document, &grant, client_id)?;
-    let user = grant.user().map(str::to_owned);
-    let written = document.apply_update(update, origin, user, expected).await?;
+    let writing = writing::begin(&request, registry, &grant, client_id).await?;
+    let Writing { document, origin, user, .. } = &writing;
+    let written = document.apply_update(update, origin.clone(), user.clone(), expected).await?;
+    writing.done(&written);
     Ok(json(&Answer::from(written)))
-}
-
-/// Who a write is told to come from.
-///
-/// # Errors
-/// `Taken`: the client id is in use, and another user's, who would be told nothing of it.
-pub fn origin_of<L>(
-    document: &Document<L>,
-    grant: &Grant<L>,
-    client_id: Option<ClientId>,
-) -> Result<Origin, ApiError> {
-    if let (Some(client_id), Some(user)) = (&client_id, grant.user()) {
-        document.check_client(client_id, Some(user))?;
-    }
-    Ok(Origin::from(client_id))
 }
 
 /// How long `bytes` bytes are in base64, padding included.

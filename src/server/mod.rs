@@ -8,7 +8,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
@@ -27,7 +27,8 @@ use crate::document::handle;
 use crate::http::cross_origin::CrossOrigin;
 use crate::http::events::{self, Streams};
 use crate::http::front::{self, Front};
-use crate::http::{self, Limits, places};
+use crate::http::sender::Bounds;
+use crate::http::{self, Limits, places, rates, waiting};
 use crate::metrics::{Connections, Gauge, Metrics};
 use crate::registry::{self, Registry};
 use crate::settings::{Auth, AuthMode, Settings, StoreUrl};
@@ -51,6 +52,8 @@ const HTTP2_HEADER_BYTES_MAX: u32 = 64 << 10;
 const HTTP2_WINDOW_BYTES: u32 = 256 << 10;
 /// After a failed accept (too many open files, say) the next try waits this long.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
+/// How often rates forget those who have sent nothing for long.
+const FORGET: Duration = Duration::from_secs(10);
 /// What is left of a drain for the documents and the store once connections are gone.
 const CLOSE_TIME: Duration = Duration::from_secs(5);
 
@@ -99,11 +102,8 @@ pub async fn run(
         println!("listening on http://{address}");
     }
     let parts = Parts::start(&settings, store.clone(), authenticator, metrics, shutdown.clone());
-    let keys = parts.authenticator.clone();
-    let watching = tokio::spawn({
-        let shutdown = shutdown.clone();
-        async move { keys.watch_keys(shutdown).await }
-    });
+    let watching =
+        tokio::spawn(look_after(parts.authenticator.clone(), parts.bounds.clone(), shutdown.clone()));
     let connections = accept(&settings, listener, &parts, &shutdown).await;
     info!("stopping: streams end, running requests have {} s", settings.server.drain_seconds);
     parts.registry.end_streams();
@@ -206,6 +206,24 @@ fn places(settings: &Settings) -> places::Limits {
     }
 }
 
+/// Rates count where it is known who writes; how much may wait is limited everywhere.
+fn bounds(settings: &Settings) -> Bounds {
+    let (rates, limits) = (&settings.rates, &settings.limits);
+    let rates = rates::Settings {
+        updates_per_client: rates.updates_per_client,
+        updates_per_user: rates.updates_per_user,
+        updates_per_address: rates.updates_per_address,
+        bytes_per_client: rates.bytes_per_client,
+        bytes_per_user: rates.bytes_per_user,
+        bytes_per_address: rates.bytes_per_address,
+        requests_per_address: rates.requests_per_address,
+        burst_seconds: rates.burst_seconds,
+        documents_per_user_hour: rates.documents_per_user_hour,
+    };
+    let waiting = waiting::Limits { writes: limits.max_waiting_writes, bytes: limits.max_waiting_mib << 20 };
+    Bounds::new((settings.auth.mode != AuthMode::None).then_some(rates), waiting)
+}
+
 fn front_settings(settings: &Settings) -> front::Settings {
     let origins = settings.cors.origins.clone();
     let cross_origin = CrossOrigin {
@@ -221,6 +239,7 @@ struct Parts {
     registry: Registry,
     front: Front,
     authenticator: Arc<Authenticator>,
+    bounds: Arc<Bounds>,
     connections: Connections,
     /// Cancelled when the drain is over.
     cut: CancellationToken,
@@ -276,9 +295,20 @@ impl Parts {
         let connections = metrics.connections.clone();
         let routes =
             http::routes(registry.clone(), streams, request_limits, authenticator.clone(), metrics, stopping);
-        let front = Front::new(front_settings(settings), authenticator.clone(), routes);
-        Self { registry, front, authenticator, connections, cut: CancellationToken::new() }
+        let bounds = Arc::new(bounds(settings));
+        let front = Front::new(front_settings(settings), authenticator.clone(), bounds.clone(), routes);
+        Self { registry, front, authenticator, bounds, connections, cut: CancellationToken::new() }
     }
+}
+
+/// Takes up new keys, and lets go of what nobody needs any more, until `stopping`.
+async fn look_after(authenticator: Arc<Authenticator>, bounds: Arc<Bounds>, stopping: CancellationToken) {
+    let forgetting = async {
+        while stopping.run_until_cancelled(tokio::time::sleep(FORGET)).await.is_some() {
+            bounds.forget_the_idle(Instant::now());
+        }
+    };
+    tokio::join!(authenticator.watch_keys(stopping.clone()), forgetting);
 }
 
 /// Accepts until `stopping`. Returns the connections that are still open.

@@ -5,6 +5,7 @@
 
 mod connections;
 mod convergence;
+mod cross_origin;
 mod curl_examples;
 mod documents;
 mod durability;
@@ -20,8 +21,10 @@ mod metrics;
 mod names;
 mod openapi;
 mod operations;
+mod permissions;
 mod presence;
 mod proxy;
+mod rates;
 mod readme;
 mod real_input;
 mod resources;
@@ -33,6 +36,7 @@ mod store_faults;
 mod stream;
 mod stream_start;
 mod support;
+mod tenure;
 mod text_edits;
 mod text_properties;
 mod updates;

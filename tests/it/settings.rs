@@ -52,6 +52,18 @@ async fn an_unknown_key_or_an_impossible_value_stops_the_start_and_is_named() {
         ("STORE__URL", "oracle:here", "url"),
         ("STORE__URL", "sqlite:", "url"),
         ("AUTH__MODE", "maybe", "mode"),
+        ("AUTH__MODE", "jwt", "auth.algorithm"),
+        ("AUTH__KEY", "a secret of over thirty-two bytes, and more", "auth.key"),
+        ("AUTH__ALGORITHM", "none", "algorithm"),
+        ("AUTH__ALGORITHM", "HS512", "algorithm"),
+        ("AUTH__JWKS_REFRESH_SECONDS", "1", "jwks_refresh_seconds"),
+        ("CORS__ORIGINS", "app.example.org", "cors.origins"),
+        ("CORS__ORIGINS", "https://app.example.org/page", "cors.origins"),
+        ("CORS__ORIGINS", "*,https://app.example.org", "cors.origins"),
+        ("RATES__BURST_SECONDS", "0", "burst_seconds"),
+        ("RATES__UPDATES_PER_USER", "-1", "updates_per_user"),
+        ("LIMITS__MAX_WAITING_MIB", "10", "max_waiting_mib"),
+        ("LIMITS__MAX_STREAMS_PER_USER", "0", "max_streams_per_user"),
         ("AUTH__ALLOW_ANONYMOUS", "perhaps", "allow_anonymous"),
         ("LOG__FORMAT", "xml", "format"),
         ("LOG__LEVEL", "loud=very=loud", "level"),
@@ -66,6 +78,79 @@ async fn an_unknown_key_or_an_impossible_value_stops_the_start_and_is_named() {
     }
     let output = run_to_its_end(directory.path(), [""; 0], &[("PROMPTGRIMOIRE_PORT", "x")]).await;
     expect_refusal(&output, &["port"]);
+}
+
+#[tokio::test]
+async fn settings_that_contradict_each_other_stop_the_start() {
+    let directory = directory();
+    let long = "Zyx9-hush-hush-hush-hush-hush-hush-hush";
+    let table: [(&[(&str, &str)], &str); 12] = [
+        (&[("AUTH__MODE", "jwt"), ("AUTH__ALGORITHM", "HS256")], "auth.key"),
+        (&[("AUTH__MODE", "jwt"), ("AUTH__ALGORITHM", "HS256"), ("AUTH__KEY", "short")], "auth.key"),
+        (&[("AUTH__MODE", "jwt"), ("AUTH__ALGORITHM", "ES256"), ("AUTH__KEY", "none.pem")], "auth.key"),
+        (&[("AUTH__MODE", "jwt"), ("AUTH__ALGORITHM", "HS256"), ("AUTH__KEY_FILE", "none")], "auth.key_file"),
+        (
+            &[
+                ("AUTH__MODE", "jwt"),
+                ("AUTH__ALGORITHM", "HS256"),
+                ("AUTH__KEY", long),
+                ("AUTH__KEY_FILE", "x"),
+            ],
+            "auth.key_file",
+        ),
+        (&[("AUTH__MODE", "jwt"), ("AUTH__ALGORITHM", "HS256"), ("AUTH__JWKS", "keys.json")], "auth.jwks"),
+        (&[("AUTH__MODE", "jwt"), ("AUTH__ALGORITHM", "ES256"), ("AUTH__JWKS", "none.json")], "auth.jwks"),
+        (
+            &[("AUTH__MODE", "jwt"), ("AUTH__ALGORITHM", "ES256"), ("AUTH__JWKS", "http://keys.example/")],
+            "auth.jwks",
+        ),
+        (
+            &[
+                ("AUTH__MODE", "jwt"),
+                ("AUTH__ALGORITHM", "HS256"),
+                ("AUTH__KEY", long),
+                ("AUTH__ALLOW_ANONYMOUS", "true"),
+            ],
+            "auth.allow_anonymous",
+        ),
+        (&[("CORS__ORIGINS", "*"), ("CORS__CREDENTIALS", "true")], "cors.credentials"),
+        (&[("SERVER__HOST", "0.0.0.0")], "server.host"),
+        (&[("LIMITS__MAX_DOCUMENT_BYTES", "1073741824")], "limits.max_waiting_mib"),
+    ];
+    for (variables, named) in table {
+        let variables: Vec<(String, &str)> =
+            variables.iter().map(|(key, value)| (format!("PROMPTGRIMOIRE__{key}"), *value)).collect();
+        let variables: Vec<(&str, &str)> =
+            variables.iter().map(|(key, value)| (key.as_str(), *value)).collect();
+        let output = start_in(directory.path(), &variables).await;
+        expect_refusal(&output, &[named]);
+        let told = String::from_utf8_lossy(&output.stderr);
+        assert!(!told.contains("hush"), "a secret is told: {told}");
+    }
+}
+
+#[tokio::test]
+async fn a_token_is_made_with_a_command_and_taken_by_the_server() {
+    let directory = directory();
+    let variables = [
+        ("PROMPTGRIMOIRE__AUTH__MODE", "jwt"),
+        ("PROMPTGRIMOIRE__AUTH__ALGORITHM", "HS256"),
+        ("PROMPTGRIMOIRE__AUTH__KEY", "a secret of over thirty-two bytes, and more"),
+    ];
+    let arguments =
+        ["token", "--sub", "ada", "--docs", "ws-*=write", "--docs", "lecture=read", "--ttl", "1h"];
+    let output = run_to_its_end(directory.path(), arguments, &variables).await;
+    let token = String::from_utf8(output.stdout).expect("a token is ASCII");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let server = Process::start_with(&variables).await;
+    let client = server.client.with_token(token.trim());
+    client.anonymous_update("ws-1", &Peer::new().push("x")).await.expect_json(200);
+    client.anonymous_update("lecture", &Peer::new().push("x")).await.expect_problem(403, "forbidden");
+    for wrong in [["--docs", "ws-*"], ["--docs", "ws-*=own"], ["--ttl", "soon"]] {
+        let arguments = ["token", "--sub", "ada", "--docs", "a=read"].into_iter().chain(wrong);
+        let output = run_to_its_end(directory.path(), arguments, &variables).await;
+        assert!(!output.status.success(), "{wrong:?}");
+    }
 }
 
 #[tokio::test]

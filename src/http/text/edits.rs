@@ -15,7 +15,8 @@ use crate::registry::Registry;
 use super::super::Limits;
 use super::super::error::ApiError;
 use super::super::route::{Request, Response, json, parse_client_id, parse_json};
-use super::super::updates::{Answer, JSON_ENVELOPE_BYTES, expected_epoch, origin_of};
+use super::super::updates::{Answer, JSON_ENVELOPE_BYTES, expected_epoch};
+use super::super::writing::{self, Writing};
 use super::{ROOT, ROOT_BYTES_MAX, parse_base};
 
 /// How deep a format's or an embed's value may nest; documents take no more.
@@ -50,7 +51,7 @@ pub async fn put(
         .map_err(|error| ApiError::NotUtf8 { valid_up_to: error.valid_up_to() })?
         .to_owned();
     let change = TextChange { root, unit, edit: Edit::Replace(text) };
-    let written = make(change, terms, &grant, registry).await?;
+    let written = make(change, terms, &request, &grant, registry).await?;
     Ok(json(&Answer::from(written)))
 }
 
@@ -90,20 +91,23 @@ pub async fn patch(
         return Err(ApiError::TooLarge { what, limit, body_pending: false });
     }
     let change = TextChange { root, unit, edit };
-    let written = make(change, terms, &grant, registry).await?;
+    let written = make(change, terms, &request, &grant, registry).await?;
     Ok(json(&Answer::from(written)))
 }
 
 async fn make(
     change: TextChange,
     terms: Terms,
+    request: &Request,
     grant: &Grant<Write>,
     registry: &Registry,
 ) -> Result<Written, ApiError> {
-    let document = registry.open(grant);
-    let origin = origin_of(&document, grant, terms.origin.client().cloned())?;
-    let terms = Terms { origin, user: grant.user().map(str::to_owned), ..terms };
-    Ok(document.edit_text(change, terms).await?)
+    let writing = writing::begin(request, registry, grant, terms.origin.client().cloned()).await?;
+    let Writing { document, origin, user, .. } = &writing;
+    let terms = Terms { origin: origin.clone(), user: user.clone(), ..terms };
+    let written = document.edit_text(change, terms).await?;
+    writing.done(&written);
+    Ok(written)
 }
 
 fn invalid(reason: impl Into<String>) -> ApiError {

@@ -28,6 +28,14 @@ impl Client {
         Self::built(address, reqwest::Client::builder().http2_prior_knowledge())
     }
 
+    /// The same, with a token in every request.
+    pub fn with_token(&self, token: &str) -> Self {
+        let mut headers = HeaderMap::new();
+        headers.insert("authorization", format!("Bearer {token}").parse().expect("a token fits a header"));
+        let builder = reqwest::Client::builder().default_headers(headers).no_proxy();
+        Self { base: self.base.clone(), http: builder.build().expect("a client can be built") }
+    }
+
     fn built(address: SocketAddr, builder: reqwest::ClientBuilder) -> Self {
         let http = builder.no_proxy().build().expect("a client can be built");
         Self { base: format!("http://{address}"), http }

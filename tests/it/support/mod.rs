@@ -8,6 +8,7 @@ pub mod peer;
 pub mod process;
 pub mod server;
 pub mod stream;
+pub mod tokens;
 
 use std::future::Future;
 use std::time::Duration;
