@@ -23,7 +23,7 @@ use crate::auth::revocations::{Revocation, Revocations};
 use crate::document::authors::Authors;
 use crate::document::handle::{self, Document, DocumentError};
 use crate::ids::DocumentId;
-use crate::metrics::Documents;
+use crate::metrics::{Documents, Size};
 use crate::store::{Archive, Store, StoreError, Summary};
 
 /// How often presence ages and idle documents are looked for.
@@ -186,6 +186,14 @@ impl Registry {
         Ok(())
     }
 
+    /// What the store holds.
+    ///
+    /// # Errors
+    /// `Unavailable`.
+    pub async fn size(&self) -> Result<Size, StoreError> {
+        self.0.store.size().await
+    }
+
     /// Whether the store takes writes now.
     ///
     /// # Errors
@@ -226,6 +234,7 @@ impl Registry {
         self.open_documents().retain(|id, document| {
             let evicted = document.is_unused() && due(document);
             if evicted {
+                self.0.metrics.evicted.inc();
                 debug!(document.id = %id, "evicted document `{id}`");
             } else {
                 resident += document.resident_bytes();

@@ -1,6 +1,7 @@
 //! What a subscriber gets: where it stands first, then everything that happens, in order.
 
 use std::sync::{Arc, OnceLock};
+use std::time::Instant;
 
 use bytes::Bytes;
 use tokio::sync::broadcast;
@@ -40,16 +41,22 @@ pub enum Closing {
 #[derive(Debug)]
 pub struct Broadcast {
     told: Told,
+    /// When it was told.
+    at: Instant,
     rendered: OnceLock<Bytes>,
 }
 
 impl Broadcast {
     pub fn new(told: Told) -> Arc<Self> {
-        Arc::new(Self { told, rendered: OnceLock::new() })
+        Arc::new(Self { told, at: Instant::now(), rendered: OnceLock::new() })
     }
 
     pub fn told(&self) -> &Told {
         &self.told
+    }
+
+    pub fn told_at(&self) -> Instant {
+        self.at
     }
 
     /// The message in the form that goes out. `render` must depend on the message alone.

@@ -15,9 +15,11 @@ use crate::auth::Authenticator;
 use super::cross_origin::{self, CrossOrigin};
 use super::detached::detached;
 use super::error::ApiError;
+use super::metrics::Code;
 use super::route::Response;
 use super::sender::{Bounds, Sender};
 use super::{credentials, health};
+use crate::metrics::TurnedAway;
 
 /// What is asked of requests before anything else.
 #[derive(Debug, Clone, Default)]
@@ -33,6 +35,7 @@ pub struct Front {
     settings: Arc<Settings>,
     authenticator: Arc<Authenticator>,
     bounds: Arc<Bounds>,
+    turned_away: TurnedAway,
     routes: BoxedFilter<(Response,)>,
 }
 
@@ -41,9 +44,10 @@ impl Front {
         settings: Settings,
         authenticator: Arc<Authenticator>,
         bounds: Arc<Bounds>,
+        turned_away: TurnedAway,
         routes: BoxedFilter<(Response,)>,
     ) -> Self {
-        Self { settings: Arc::new(settings), authenticator, bounds, routes }
+        Self { settings: Arc::new(settings), authenticator, bounds, turned_away, routes }
     }
 
     /// Answers one request.
@@ -58,7 +62,12 @@ impl Front {
                 let routes = TowerToHyperService::new(warp::service(self.routes.clone()));
                 routes.call(request).await?
             }
-            Err(early) => *early,
+            Err(early) => {
+                if let Some(Code(code)) = early.extensions().get() {
+                    self.turned_away.count(code);
+                }
+                *early
+            }
         };
         cross_origin.tell(told, &mut response);
         set_common_headers(&mut response);

@@ -1,8 +1,10 @@
 //! `/healthz` and `/readyz`: whether the process runs, and whether it can do its work.
 
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use serde_json::json;
+use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 use warp::Filter;
 use warp::http::Method;
@@ -14,6 +16,15 @@ use super::route::{Request, Response, Route, json, request, respond};
 
 /// A store that takes longer than this to write one small row is not ready.
 const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Anybody may ask, and each look is a write: so many are spared it.
+const FRESH: Duration = Duration::from_millis(200);
+
+/// Whether the store took a write, and when.
+struct Known {
+    since: Instant,
+    writable: Result<(), String>,
+}
 
 /// Whether an address is one of those that only tell how the server is.
 pub fn is_health(path: &str) -> bool {
@@ -31,9 +42,10 @@ pub fn healthz() -> Route {
 }
 
 pub fn readyz(registry: Registry, stopping: CancellationToken) -> Route {
+    let known = Arc::new(Mutex::new(None));
     warp::path!("readyz")
         .and(request())
-        .then(move |request| check_ready(request, registry.clone(), stopping.clone()))
+        .then(move |request| check_ready(request, registry.clone(), stopping.clone(), known.clone()))
         .map(respond)
         .boxed()
 }
@@ -49,13 +61,20 @@ async fn check_ready(
     request: Result<Request, ApiError>,
     registry: Registry,
     stopping: CancellationToken,
+    known: Arc<Mutex<Option<Known>>>,
 ) -> Result<Response, ApiError> {
     get_only(request?)?;
     let not_ready = |reason: String| Err(ApiError::Unavailable { reason });
     if stopping.is_cancelled() {
         return not_ready("the server is stopping".into());
     }
-    match check_writable(&registry).await {
+    // Whoever comes while it is found out waits for that.
+    let mut known = known.lock().await;
+    if known.as_ref().is_none_or(|known| known.since.elapsed() >= FRESH) {
+        let writable = check_writable(&registry).await;
+        *known = Some(Known { since: Instant::now(), writable });
+    }
+    match known.as_ref().map_or(Ok(()), |known| known.writable.clone()) {
         Ok(()) => Ok(json(&json!({ "status": "ready" }))),
         Err(reason) => not_ready(reason),
     }

@@ -25,6 +25,9 @@ use super::voice::Voice;
 /// A reader that fell behind is caught up by pages of this size.
 const CATCH_UP: PageLimit = PageLimit { events_max: 512, bytes_max: WRITE_BYTES };
 
+/// One in so many updates has its way to the readers timed, and the first ones of a document, which may be all.
+const FAN_OUT_SAMPLE: u64 = 16;
+
 /// One reader of one document.
 pub struct Reader {
     /// What every stream begins with.
@@ -186,6 +189,9 @@ impl Reader {
                 }
                 self.epoch = Some(*epoch);
                 self.cursor = event.sequence;
+                if event.sequence.get() % FAN_OUT_SAMPLE == 0 || event.sequence.get() < FAN_OUT_SAMPLE {
+                    self.metrics.fan_out.observe_time(broadcast.told_at().elapsed());
+                }
                 if self.is_own(event.origin.client()) {
                     self.metrics.frames.inc();
                     return Some(Bytes::from(self.voice.own_update(*epoch, event.sequence)));

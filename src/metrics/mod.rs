@@ -62,6 +62,9 @@ pub struct Metrics {
     pub store: Arc<Store>,
     pub streams: Arc<Streams>,
     pub connections: Connections,
+    pub runtime: Runtime,
+    /// Requests that were refused before it was looked where they go.
+    pub turned_away: TurnedAway,
     gauges: Gauges,
 }
 
@@ -79,6 +82,8 @@ pub struct Documents {
     pub load: Histogram,
     pub compacted: Counter,
     pub compactions_failed: Counter,
+    /// Documents that left memory, since nobody used them.
+    pub evicted: Counter,
 }
 
 /// What the thread that writes does.
@@ -89,12 +94,25 @@ pub struct Store {
 }
 
 /// What event streams are sent.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Streams {
     pub frames: Counter,
     /// Readers that were caught up from the log.
     pub lagged: Counter,
+    /// From the moment in which an update was durable until a reader's frame of it is made.
+    pub fan_out: Histogram,
 }
+
+/// What the runtime's threads keep waiting.
+#[derive(Debug)]
+pub struct Runtime {
+    /// How much later than asked for a task is woken.
+    pub lag: Histogram,
+}
+
+/// Requests that were refused early, by the code of the problem.
+#[derive(Debug, Clone)]
+pub struct TurnedAway(Family<[Label; 1], Counter>);
 
 #[derive(Debug, Default, Clone)]
 pub struct Connections {
@@ -109,6 +127,15 @@ pub struct Now {
     pub resident_bytes: usize,
     pub open_streams: usize,
     pub store_is_writable: bool,
+    /// What the store holds, if it could be asked.
+    pub stored: Option<Size>,
+}
+
+/// What the store holds.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Size {
+    pub documents: u64,
+    pub bytes: u64,
 }
 
 #[derive(Debug, Default)]
@@ -117,6 +144,8 @@ struct Gauges {
     resident_bytes: Gauge,
     open_streams: Gauge,
     store_is_writable: Gauge,
+    stored_documents: Gauge,
+    stored_bytes: Gauge,
 }
 
 /// How the metrics are written down.
@@ -139,6 +168,8 @@ impl Default for Metrics {
             store: Arc::new(Store::registered(own)),
             streams: Arc::new(Streams::registered(own)),
             connections: Connections::registered(own),
+            runtime: Runtime::registered(own),
+            turned_away: TurnedAway::registered(own),
             gauges: Gauges::registered(own),
             registry,
         }
@@ -148,12 +179,16 @@ impl Default for Metrics {
 impl Metrics {
     /// All of them as text, with what is there `now`.
     pub fn encode(&self, format: Format, now: Now) -> String {
-        let Gauges { open_documents, resident_bytes, open_streams, store_is_writable } = &self.gauges;
+        let Gauges { open_documents, resident_bytes, open_streams, store_is_writable, .. } = &self.gauges;
         let count = |number: usize| i64::try_from(number).unwrap_or(i64::MAX);
         open_documents.set(count(now.open_documents));
         resident_bytes.set(count(now.resident_bytes));
         open_streams.set(count(now.open_streams));
         store_is_writable.set(i64::from(now.store_is_writable));
+        if let Some(Size { documents, bytes }) = now.stored {
+            self.gauges.stored_documents.set(i64::try_from(documents).unwrap_or(i64::MAX));
+            self.gauges.stored_bytes.set(i64::try_from(bytes).unwrap_or(i64::MAX));
+        }
         let mut written = String::new();
         match format {
             Format::Prometheus => prometheus_text::encode(&mut written, &self.registry),
@@ -175,6 +210,7 @@ impl Default for Documents {
             load: Histogram::of_times(TIMES),
             compacted: Counter::default(),
             compactions_failed: Counter::default(),
+            evicted: Counter::default(),
         }
     }
 }
@@ -199,6 +235,8 @@ impl Documents {
         registry.register_with_unit("document_update", help, Unit::Bytes, documents.update_bytes.clone());
         let help = "From handing changes to the store until they are durable";
         registry.register_with_unit("document_append", help, Unit::Seconds, documents.append.clone());
+        let help = "Documents that left memory, since nobody used them";
+        registry.register("document_evictions", help, documents.evicted.clone());
         let help = "Reading documents from the store into memory";
         registry.register_with_unit("document_load", help, Unit::Seconds, documents.load.clone());
         documents
@@ -232,12 +270,46 @@ impl Store {
     }
 }
 
+impl Default for Streams {
+    fn default() -> Self {
+        let (frames, lagged) = (Counter::default(), Counter::default());
+        Self { frames, lagged, fan_out: Histogram::of_times(TIMES) }
+    }
+}
+
+impl Runtime {
+    fn registered(registry: &mut Registry) -> Self {
+        let lag = Histogram::of_times(TIMES);
+        let help = "How much later than asked for a task is woken";
+        registry.register_with_unit("runtime_lag", help, Unit::Seconds, lag.clone());
+        Self { lag }
+    }
+}
+
+impl TurnedAway {
+    fn registered(registry: &mut Registry) -> Self {
+        let by_code = Family::default();
+        let help =
+            "Requests that were refused before it was looked where they go, by the code of the problem";
+        registry.register("http_turned_away", help, by_code.clone());
+        Self(by_code)
+    }
+
+    /// `code`: of the problem that was answered.
+    pub fn count(&self, code: &'static str) {
+        self.0.get_or_create(&[("code", code)]).inc();
+    }
+}
+
 impl Streams {
     fn registered(registry: &mut Registry) -> Self {
         let streams = Self::default();
         registry.register("stream_frames", "Frames sent to event streams", streams.frames.clone());
         let help = "Times that a reader fell behind and was caught up from the log";
         registry.register("stream_lags", help, streams.lagged.clone());
+        let help =
+            "From the moment in which an update was durable until a reader's frame of it is made, sampled";
+        registry.register_with_unit("stream_fan_out", help, Unit::Seconds, streams.fan_out.clone());
         streams
     }
 }
@@ -259,6 +331,9 @@ impl Gauges {
         let help = "What the open documents take in memory, roughly";
         registry.register_with_unit("documents_resident", help, Unit::Bytes, gauges.resident_bytes.clone());
         registry.register("streams_open", "Event streams that are open", gauges.open_streams.clone());
+        registry.register("documents_stored", "Documents in the store", gauges.stored_documents.clone());
+        let help = "What the store takes on disk";
+        registry.register_with_unit("store_size", help, Unit::Bytes, gauges.stored_bytes.clone());
         let help = "Whether the store takes writes, as in /readyz: 1 or 0";
         registry.register("store_writable", help, gauges.store_is_writable.clone());
         gauges
@@ -269,8 +344,13 @@ impl Gauges {
 mod tests {
     use super::*;
 
-    const NOW: Now =
-        Now { open_documents: 3, resident_bytes: 4096, open_streams: 2, store_is_writable: true };
+    const NOW: Now = Now {
+        open_documents: 3,
+        resident_bytes: 4096,
+        open_streams: 2,
+        store_is_writable: true,
+        stored: Some(Size { documents: 5, bytes: 8192 }),
+    };
 
     #[test]
     fn what_was_counted_is_in_the_text() {
@@ -290,6 +370,8 @@ mod tests {
             "promptgrimoire_documents_open 3",
             "promptgrimoire_documents_resident_bytes 4096",
             "promptgrimoire_store_writable 1",
+            "promptgrimoire_documents_stored 5",
+            "promptgrimoire_store_size_bytes 8192",
             concat!("promptgrimoire_build_info{version=\"", env!("CARGO_PKG_VERSION"), "\"} 1"),
         ] {
             assert!(text.lines().any(|there| there == line), "no {line:?} in:\n{text}");

@@ -29,7 +29,7 @@ use crate::http::events::{self, Streams};
 use crate::http::front::{self, Front};
 use crate::http::sender::Bounds;
 use crate::http::{self, Limits, places, rates, waiting};
-use crate::metrics::{Connections, Gauge, Metrics};
+use crate::metrics::{Connections, Gauge, Histogram, Metrics};
 use crate::registry::{self, Registry};
 use crate::settings::{Auth, AuthMode, Settings, StoreUrl};
 use crate::store::Store;
@@ -52,6 +52,8 @@ const HTTP2_HEADER_BYTES_MAX: u32 = 64 << 10;
 const HTTP2_WINDOW_BYTES: u32 = 256 << 10;
 /// After a failed accept (too many open files, say) the next try waits this long.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
+/// How often it is looked how late tasks are woken.
+const MEASURE_LAG: Duration = Duration::from_millis(250);
 /// How often rates forget those who have sent nothing for long.
 const FORGET: Duration = Duration::from_secs(10);
 /// What is left of a drain for the documents and the store once connections are gone.
@@ -101,9 +103,10 @@ pub async fn run(
         // The one line on standard output: scripts read the port from it.
         println!("listening on http://{address}");
     }
+    let lag = metrics.runtime.lag.clone();
     let parts = Parts::start(&settings, store.clone(), authenticator, metrics, shutdown.clone());
     let watching =
-        tokio::spawn(look_after(parts.authenticator.clone(), parts.bounds.clone(), shutdown.clone()));
+        tokio::spawn(look_after(parts.authenticator.clone(), parts.bounds.clone(), lag, shutdown.clone()));
     let connections = accept(&settings, listener, &parts, &shutdown).await;
     info!("stopping: streams end, running requests have {} s", settings.server.drain_seconds);
     parts.registry.end_streams();
@@ -292,23 +295,38 @@ impl Parts {
             awareness_bytes_max: limits.max_awareness_bytes,
             body_time_max: Duration::from_secs(limits.body_seconds),
         };
-        let connections = metrics.connections.clone();
+        let (connections, turned_away) = (metrics.connections.clone(), metrics.turned_away.clone());
         let routes =
             http::routes(registry.clone(), streams, request_limits, authenticator.clone(), metrics, stopping);
         let bounds = Arc::new(bounds(settings));
-        let front = Front::new(front_settings(settings), authenticator.clone(), bounds.clone(), routes);
+        let front =
+            Front::new(front_settings(settings), authenticator.clone(), bounds.clone(), turned_away, routes);
         Self { registry, front, authenticator, bounds, connections, cut: CancellationToken::new() }
     }
 }
 
 /// Takes up new keys, and lets go of what nobody needs any more, until `stopping`.
-async fn look_after(authenticator: Arc<Authenticator>, bounds: Arc<Bounds>, stopping: CancellationToken) {
+async fn look_after(
+    authenticator: Arc<Authenticator>,
+    bounds: Arc<Bounds>,
+    lag: Histogram,
+    stopping: CancellationToken,
+) {
     let forgetting = async {
         while stopping.run_until_cancelled(tokio::time::sleep(FORGET)).await.is_some() {
             bounds.forget_the_idle(Instant::now());
         }
     };
-    tokio::join!(authenticator.watch_keys(stopping.clone()), forgetting);
+    let measuring = async {
+        loop {
+            let due = tokio::time::Instant::now() + MEASURE_LAG;
+            if stopping.run_until_cancelled(tokio::time::sleep_until(due)).await.is_none() {
+                return;
+            }
+            lag.observe_time(due.elapsed());
+        }
+    };
+    tokio::join!(authenticator.watch_keys(stopping.clone()), forgetting, measuring);
 }
 
 /// Accepts until `stopping`. Returns the connections that are still open.

@@ -57,6 +57,7 @@ on_every_store! {
     every_kept_sequence_can_be_rebuilt,
     storage_stays_bounded_while_a_document_is_compacted_again_and_again,
     what_was_revoked_is_kept_and_forgotten_in_time,
+    what_is_stored_is_counted,
     a_deleted_document_is_gone_and_can_begin_anew,
     deleting_nothing_says_so,
     a_summary_counts_bytes_and_knows_times,
@@ -638,6 +639,16 @@ async fn what_was_revoked_is_kept_and_forgotten_in_time(store: &dyn Store) {
     let mut all = store.revocations().await.unwrap();
     all.sort_by_key(|revocation| revocation.at);
     assert_eq!(all, [revocation("ada", 2000), revocation("bob", 3000)]);
+}
+
+async fn what_is_stored_is_counted(store: &dyn Store) {
+    assert_eq!(store.size().await.unwrap().documents, 0);
+    written(store, "a", 5).await;
+    let document = written(store, "b", 5).await;
+    let stored = store.size().await.unwrap();
+    assert!(stored.documents == 2 && stored.bytes > 0, "{stored:?}");
+    store.delete(&document).await.unwrap();
+    assert_eq!(store.size().await.unwrap().documents, 1);
 }
 
 async fn an_append_that_is_refused_leaves_no_receipt(store: &dyn Store) {

@@ -15,6 +15,7 @@ use super::{
 use crate::auth::revocations::{Revocation, Revoked};
 use crate::event::{Event, Timestamp};
 use crate::ids::{DocumentId, Epoch, Sequence, VersionName};
+use crate::metrics::Size;
 
 /// A store that forgets everything when it is dropped.
 #[derive(Debug, Default)]
@@ -404,6 +405,13 @@ impl Store for MemoryStore {
         let revocation =
             |(revoked, at): (&Revoked, &Timestamp)| Revocation { revoked: revoked.clone(), at: *at };
         self.with_all(|contents| Ok(contents.revocations.iter().map(revocation).collect()))
+    }
+
+    async fn size(&self) -> Result<Size, StoreError> {
+        self.with(|documents| {
+            let bytes = documents.iter().map(|(id, document)| document.summary(id).bytes).sum();
+            Ok(Size { documents: documents.len() as u64, bytes })
+        })
     }
 
     async fn check_writable(&self) -> Result<(), StoreError> {

@@ -22,6 +22,7 @@ use bytes::Bytes;
 use crate::auth::revocations::Revocation;
 use crate::event::{Event, Timestamp};
 use crate::ids::{DocumentId, Epoch, Sequence, VersionName};
+use crate::metrics::Size;
 
 /// What a caller can do about a failure.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -381,6 +382,9 @@ pub trait Store: Send + Sync + 'static {
 
     /// All that was revoked and not forgotten. What cannot be read whole is `Unavailable`: it would let somebody in.
     async fn revocations(&self) -> Result<Vec<Revocation>, StoreError>;
+
+    /// How much there is.
+    async fn size(&self) -> Result<Size, StoreError>;
 
     /// Whether writes would be taken now; writes something durable to know.
     async fn check_writable(&self) -> Result<(), StoreError>;

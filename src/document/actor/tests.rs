@@ -13,6 +13,7 @@ use crate::document::handle::{Document, Expected};
 use crate::document::text::{Edit, Op, Place, Unit};
 use crate::event::Origin;
 use crate::ids::{ClientId, VersionName};
+use crate::metrics::Size;
 use crate::store::memory::MemoryStore;
 use crate::store::{Archive, LogPage, Naming, Retention, Stored, Summary, Version};
 
@@ -153,6 +154,10 @@ impl Store for FailingStore {
         keep_since: Option<Timestamp>,
     ) -> Result<(), StoreError> {
         self.inner.add_revocation(revocation, keep_since).await
+    }
+
+    async fn size(&self) -> Result<Size, StoreError> {
+        self.inner.size().await
     }
 
     async fn revocations(&self) -> Result<Vec<Revocation>, StoreError> {

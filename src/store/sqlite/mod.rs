@@ -46,7 +46,7 @@ use super::{
 use crate::auth::revocations::Revocation;
 use crate::event::{Event, Timestamp};
 use crate::ids::{DocumentId, Epoch, Sequence, VersionName};
-use crate::metrics;
+use crate::metrics::{self, Size};
 
 /// Why a directory cannot be opened as a store.
 #[derive(Debug, thiserror::Error)]
@@ -290,6 +290,10 @@ impl Store for SqliteStore {
 
     async fn revocations(&self) -> Result<Vec<Revocation>, StoreError> {
         self.readers.revocations().await
+    }
+
+    async fn size(&self) -> Result<Size, StoreError> {
+        self.readers.size().await
     }
 
     async fn check_writable(&self) -> Result<(), StoreError> {

@@ -18,6 +18,7 @@ use super::{receipts, revocations, schema, versions};
 use crate::auth::revocations::Revocation;
 use crate::event::Event;
 use crate::ids::{DocumentId, Sequence};
+use crate::metrics::Size;
 use crate::store::{
     Archive, LogPage, PageLimit, Receipt, Snapshot, StoreError, Stored, Summary, Version, closed,
 };
@@ -84,6 +85,16 @@ impl Readers {
                 RowError::Sqlite(error) => unavailable(&error),
                 RowError::Damaged(reason) => StoreError::Unavailable { reason },
             })
+        })
+        .await
+    }
+
+    pub async fn size(self: &Arc<Self>) -> Result<Size, StoreError> {
+        self.run(|connection| {
+            let number = |sql| connection.query_row(sql, [], |row| row.get::<_, u64>(0));
+            let documents = number("SELECT count(*) FROM documents").map_err(|error| unavailable(&error))?;
+            let size = "SELECT page_count * page_size FROM pragma_page_count, pragma_page_size";
+            Ok(Size { documents, bytes: number(size).map_err(|error| unavailable(&error))? })
         })
         .await
     }
