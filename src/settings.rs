@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use config::{Config, File, FileFormat};
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 
 /// Read where it exists, when no file is named.
 const DEFAULT_FILE: &str = "settings.toml";
@@ -31,6 +31,7 @@ pub enum SettingsError {
 #[serde(default)]
 pub struct Settings {
     pub server: Server,
+    pub tls: Tls,
     pub store: Store,
     pub documents: Documents,
     pub history: History,
@@ -52,6 +53,21 @@ impl Default for Server {
     fn default() -> Self {
         Self { host: "127.0.0.1".into(), port: 8080, heartbeat_seconds: 10, drain_seconds: 10 }
     }
+}
+
+/// Both or none.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub struct Tls {
+    #[serde(deserialize_with = "path_unless_empty")]
+    pub certificate: Option<PathBuf>,
+    #[serde(deserialize_with = "path_unless_empty")]
+    pub key: Option<PathBuf>,
+}
+
+fn path_unless_empty<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<PathBuf>, D::Error> {
+    let path = PathBuf::deserialize(deserializer)?;
+    Ok((!path.as_os_str().is_empty()).then_some(path))
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -217,6 +233,15 @@ impl Settings {
 
     fn check(&self) -> Result<(), SettingsError> {
         at_least("server.heartbeat_seconds", self.server.heartbeat_seconds, 1)?;
+        for (key, here, other, there) in [
+            ("tls.key", &self.tls.key, "tls.certificate", &self.tls.certificate),
+            ("tls.certificate", &self.tls.certificate, "tls.key", &self.tls.key),
+        ] {
+            if here.is_none() && there.is_some() {
+                let problem = format!("is missing, while `{other}` is set");
+                return Err(SettingsError::Impossible { key, problem });
+            }
+        }
         at_least("documents.memory_mib", self.documents.memory_mib as u64, 1)?;
         at_least("history.keep_updates", self.history.keep_updates, 1)?;
         at_least("history.keep_days", u64::from(self.history.keep_days), 1)?;
