@@ -10,8 +10,9 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
-use crate::metrics::{Connections, Gauge};
+use crate::http::ClientAddress;
 
+use super::places::{Full, Places};
 use super::serving::Serving;
 
 /// What may wait in the kernel for a connection's peer; it asks for more at half of this.
@@ -22,19 +23,11 @@ const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 /// How long a client that is one too many has to hear so.
 const REFUSAL_TIME: Duration = Duration::from_secs(1);
 
-#[derive(Debug, Clone, Copy)]
-pub struct Settings {
-    pub connections_max: usize,
-    /// How long a peer may take nothing before its streams are ended.
-    pub stalled_after: Duration,
-}
-
 /// Accepts until `stopping`; `connections` has those that are still open then.
 pub async fn accept(
-    settings: Settings,
     listener: TcpListener,
     serving: Arc<Serving>,
-    counted: &Connections,
+    places: Arc<Places>,
     connections: &TaskTracker,
     stopping: &CancellationToken,
 ) {
@@ -52,16 +45,20 @@ pub async fn accept(
                 continue;
             }
         };
-        let (place, before) = Place::take(counted);
-        if before >= settings.connections_max {
-            counted.refused.inc();
-            if !serving.speaks_tls() {
-                connections.spawn(refuse(stream, place));
+        // Of a proxy of ours the clients are many.
+        let address = ClientAddress::new(peer.ip());
+        let counted = (!serving.proxies.trusts(address.0)).then(|| address.counted_as());
+        let place = match places.take(counted) {
+            Ok(place) => place,
+            Err(full) => {
+                if !serving.speaks_tls() {
+                    connections.spawn(refuse(stream, full));
+                }
+                // Over TLS it would take a handshake to say so, and to serve it costs no more.
+                continue;
             }
-            // Over TLS it would take a handshake to say so, which costs more than to serve it.
-            continue;
-        }
-        if let Err(error) = set_options(&stream, settings.stalled_after) {
+        };
+        if let Err(error) = set_options(&stream, serving.stalled_after) {
             debug!(%error, "could not set the options of a connection");
         }
         let serving = serving.clone();
@@ -69,23 +66,6 @@ pub async fn accept(
             serving.serve(stream, peer).await;
             drop(place);
         });
-    }
-}
-
-/// One of the connections that the server may have.
-struct Place(Gauge);
-
-impl Place {
-    /// The place, and how many were taken before.
-    fn take(connections: &Connections) -> (Self, usize) {
-        let before = connections.open.inc();
-        (Self(connections.open.clone()), usize::try_from(before).unwrap_or_default())
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        self.0.dec();
     }
 }
 
@@ -105,18 +85,23 @@ fn set_options(stream: &TcpStream, stalled_after: Duration) -> io::Result<()> {
 }
 
 /// Tells a client over the limit so, and hangs up.
-async fn refuse(mut stream: TcpStream, place: Place) {
-    const BODY: &str = r#"{"type":"about:blank","title":"Service Unavailable","status":503,"detail":"the server has all the connections that it may have; try again","code":"unavailable"}"#;
+async fn refuse(mut stream: TcpStream, full: Full) {
+    let whose = match full {
+        Full::Server => "the server has",
+        Full::Address => "your address has",
+    };
+    let body = format!(
+        r#"{{"type":"about:blank","title":"Service Unavailable","status":503,"detail":"{whose} all the connections that it may have; try again","code":"unavailable"}}"#
+    );
     let answer = format!(
         "HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/problem+json\r\nretry-after: 1\r\n\
-         connection: close\r\ncontent-length: {}\r\n\r\n{BODY}",
-        BODY.len()
+         connection: close\r\ncontent-length: {}\r\n\r\n{body}",
+        body.len()
     );
     let say = async {
         stream.write_all(answer.as_bytes()).await?;
         stream.shutdown().await
     };
-    // Whether it hears is its affair: the place is what matters.
+    // Whether it hears is its affair.
     let _ = tokio::time::timeout(REFUSAL_TIME, say).await;
-    drop(place);
 }

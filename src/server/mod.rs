@@ -4,6 +4,8 @@
 
 mod accept;
 mod connection;
+mod places;
+mod proxies;
 mod serving;
 mod socket;
 mod tls;
@@ -21,14 +23,16 @@ use tracing::{info, warn};
 
 use crate::document::handle;
 use crate::http::events::{self, Streams};
-use crate::http::{self, Limits};
-use crate::metrics::{Connections, Metrics};
+use crate::http::{self, Limits, Part};
+use crate::metrics::Metrics;
 use crate::registry::{self, Registry};
 use crate::settings::{Settings, StoreUrl};
 use crate::store::Store;
 use crate::store::memory::MemoryStore;
 use crate::store::sqlite::SqliteStore;
 
+use self::places::Places;
+use self::proxies::Proxies;
 use self::serving::{Protocols, Serving};
 
 /// How many messages a reader may be behind before it is caught up from the log.
@@ -49,12 +53,28 @@ pub enum StartError {
     Listen { address: String, source: io::Error },
 }
 
-/// Binds the address of the settings. Port 0 gets a free one.
+/// Where connections come in.
+pub struct Listeners {
+    pub public: TcpListener,
+    /// For those who look after the server; `None`: they come in at the other one.
+    pub admin: Option<TcpListener>,
+}
+
+/// Binds the addresses of the settings. Port 0 gets a free one.
 ///
 /// # Errors
 /// `Listen`: the port is taken, or the address is not this machine's.
-pub async fn bind(settings: &Settings) -> Result<TcpListener, StartError> {
-    let address = format!("{}:{}", bracketed(&settings.server.host), settings.server.port);
+pub async fn bind(settings: &Settings) -> Result<Listeners, StartError> {
+    let public = listen(&settings.server.host, settings.server.port).await?;
+    let admin = match settings.admin.port {
+        Some(port) => Some(listen(&settings.admin.host, port).await?),
+        None => None,
+    };
+    Ok(Listeners { public, admin })
+}
+
+async fn listen(host: &str, port: u16) -> Result<TcpListener, StartError> {
+    let address = format!("{}:{port}", bracketed(host));
     TcpListener::bind(&address).await.map_err(|source| StartError::Listen { address, source })
 }
 
@@ -72,26 +92,29 @@ fn bracketed(host: &str) -> String {
 /// `Tls`, `Store`: nothing was served.
 pub async fn run(
     settings: Settings,
-    listener: TcpListener,
+    listeners: Listeners,
     shutdown: CancellationToken,
 ) -> Result<(), StartError> {
     let (reloader, acceptor) = start_tls(&settings)?.unzip();
     let metrics = Arc::new(Metrics::default());
     let store = open_counted_store(&settings, &metrics).await?;
-    if let Ok(address) = listener.local_addr() {
-        // The one line on standard output: scripts read the port from it.
-        let scheme = if acceptor.is_some() { "https" } else { "http" };
-        println!("listening on {scheme}://{address}");
-    }
+    announce(&listeners, acceptor.is_some());
     let parts = Parts::start(&settings, store.clone(), metrics, shutdown.clone());
     let reloading = reloader.map(|reloader| tokio::spawn(reloader.run(shutdown.clone())));
-    let accept_settings = accept::Settings {
-        connections_max: settings.limits.max_connections,
-        stalled_after: Duration::from_secs(settings.limits.stalled_seconds),
-    };
-    let serving = Arc::new(parts.serving(&settings, acceptor, shutdown.clone()));
     let connections = TaskTracker::new();
-    accept::accept(accept_settings, listener, serving, &parts.connections, &connections, &shutdown).await;
+    // Each with a count of its own: where the public is turned away, who looks after the server is not.
+    let accepting = |part, tls, listener| {
+        let serving = Arc::new(parts.serving(part, &settings, tls, shutdown.clone()));
+        let places = Arc::new(parts.places(&settings));
+        accept::accept(listener, serving, places, &connections, &shutdown)
+    };
+    match listeners.admin {
+        None => accepting(Part::All, acceptor, listeners.public).await,
+        Some(admin) => {
+            let public = accepting(Part::Public, acceptor, listeners.public);
+            tokio::join!(public, accepting(Part::Operations, None, admin));
+        }
+    }
     info!("stopping: streams end, running requests have {} s", settings.server.drain_seconds);
     parts.registry.end_streams();
     connections.close();
@@ -110,6 +133,17 @@ pub async fn run(
     store.close().await;
     info!("stopped");
     Ok(())
+}
+
+/// Says on standard output where the server listens: scripts read the ports from there.
+fn announce(listeners: &Listeners, tls: bool) {
+    if let Ok(address) = listeners.public.local_addr() {
+        let scheme = if tls { "https" } else { "http" };
+        println!("listening on {scheme}://{address}");
+    }
+    if let Some(Ok(address)) = listeners.admin.as_ref().map(TcpListener::local_addr) {
+        println!("admin listening on http://{address}");
+    }
 }
 
 type Tls = (tls::Reloader, watch::Receiver<TlsAcceptor>);
@@ -148,8 +182,9 @@ async fn open_counted_store(settings: &Settings, metrics: &Metrics) -> Result<Ar
 /// What connections share.
 struct Parts {
     registry: Registry,
-    routes: warp::filters::BoxedFilter<(warp::reply::Response,)>,
-    connections: Connections,
+    streams: Streams,
+    limits: Limits,
+    metrics: Arc<Metrics>,
     /// Cancelled when the drain is over.
     cut: CancellationToken,
 }
@@ -187,22 +222,37 @@ impl Parts {
             awareness_bytes_max: limits.max_awareness_bytes,
             body_time_max: Duration::from_secs(limits.body_seconds),
         };
-        let connections = metrics.connections.clone();
-        let routes = http::routes(registry.clone(), streams, request_limits, metrics, stopping);
-        Self { registry, routes, connections, cut: CancellationToken::new() }
+        Self { registry, streams, limits: request_limits, metrics, cut: CancellationToken::new() }
+    }
+
+    fn places(&self, settings: &Settings) -> Places {
+        let limits = &settings.limits;
+        let counted = self.metrics.connections.clone();
+        Places::new(limits.max_connections, limits.max_connections_per_address, counted)
     }
 
     fn serving(
         &self,
+        part: Part,
         settings: &Settings,
         tls: Option<watch::Receiver<TlsAcceptor>>,
         stopping: CancellationToken,
     ) -> Serving {
+        let routes = http::routes(
+            part,
+            self.registry.clone(),
+            self.streams.clone(),
+            self.limits,
+            self.metrics.clone(),
+            stopping.clone(),
+        );
         Serving {
             protocols: Protocols::new(settings),
-            routes: self.routes.clone(),
+            routes,
             tls,
+            proxies: Proxies::new(settings.server.trusted_proxies.0.clone()),
             first_request_within: Duration::from_secs(settings.limits.header_seconds),
+            stalled_after: Duration::from_secs(settings.limits.stalled_seconds),
             stopping,
             cut: self.cut.clone(),
         }

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::TryFutureExt;
@@ -24,16 +25,27 @@ use crate::http;
 use crate::settings::Settings;
 
 use super::connection::{Connection, FirstRequest, Protocol};
+use super::proxies::Proxies;
 use super::socket::Socket;
 use super::tls;
 
 /// What one connection may buffer in each direction; an address may have 32 KiB.
 const CONNECTION_BUFFER_BYTES: usize = 64 << 10;
-const HTTP2_STREAMS_MAX: u32 = 128;
+/// What the headers of one HTTP/1.1 request may have; an address may have 32 KiB of it.
+const HTTP1_HEADERS_MAX: usize = 100;
 /// What the headers of one HTTP/2 request may have, the address among them.
 const HTTP2_HEADER_BYTES_MAX: u32 = 64 << 10;
 /// What one HTTP/2 stream may have in flight towards the server before it is read.
 const HTTP2_WINDOW_BYTES: u32 = 256 << 10;
+/// And all streams of a connection together: so much waits in memory for readers that do not read.
+const HTTP2_CONNECTION_WINDOW_BYTES: u32 = 1 << 20;
+/// Frames are read whole, into a buffer of the connection.
+const HTTP2_FRAME_BYTES_MAX: u32 = 16 << 10;
+/// Streams that a client may have taken back before they were looked at, as in a rapid reset (CVE-2023-44487);
+/// one more ends the connection.
+const HTTP2_EARLY_RESETS_MAX: usize = 20;
+/// Streams that the server may have to reset for a client's faults (CVE-2025-8671); one more ends the connection.
+const HTTP2_FAULTS_MAX: usize = 100;
 /// For a year, whoever has once come over TLS comes by no other way.
 const TRANSPORT_SECURITY: HeaderValue = HeaderValue::from_static("max-age=31536000");
 
@@ -51,14 +63,19 @@ impl Protocols {
         let mut http1 = http1::Builder::new();
         http1
             .timer(TokioTimer::new())
+            .max_headers(HTTP1_HEADERS_MAX)
             .header_read_timeout(Duration::from_secs(settings.limits.header_seconds))
             // Not `pipeline_flush`: with it hyper buffers for a reader that takes nothing without a bound.
             .max_buf_size(CONNECTION_BUFFER_BYTES);
         let mut http2 = http2::Builder::new(TokioExecutor::new());
         http2
             .timer(TokioTimer::new())
-            .max_concurrent_streams(HTTP2_STREAMS_MAX)
+            .max_concurrent_streams(settings.limits.http2_streams)
+            .max_pending_accept_reset_streams(HTTP2_EARLY_RESETS_MAX)
+            .max_local_error_reset_streams(HTTP2_FAULTS_MAX)
             .initial_stream_window_size(HTTP2_WINDOW_BYTES)
+            .initial_connection_window_size(HTTP2_CONNECTION_WINDOW_BYTES)
+            .max_frame_size(HTTP2_FRAME_BYTES_MAX)
             .max_send_buf_size(CONNECTION_BUFFER_BYTES)
             // As much as HTTP/1.1 takes: the default is less than an address may have.
             .max_header_list_size(HTTP2_HEADER_BYTES_MAX)
@@ -74,7 +91,10 @@ pub struct Serving {
     pub routes: BoxedFilter<(Response,)>,
     /// With the certificate as it is now; `None`: plain TCP.
     pub tls: Option<watch::Receiver<TlsAcceptor>>,
+    pub proxies: Proxies,
     pub first_request_within: Duration,
+    /// How long a peer may take nothing before its streams are ended.
+    pub stalled_after: Duration,
     pub stopping: CancellationToken,
     /// Cancelled when the drain is over.
     pub cut: CancellationToken,
@@ -85,7 +105,7 @@ impl Serving {
         self.tls.is_some()
     }
 
-    pub async fn serve(&self, stream: TcpStream, peer: SocketAddr) {
+    pub async fn serve(self: Arc<Self>, stream: TcpStream, peer: SocketAddr) {
         // hyper gives up neither a peer that says nothing, nor half of HTTP/2's first words.
         let late = Instant::now() + self.first_request_within;
         let Some((socket, agreed)) = self.shake_hands(stream, peer, late).await else { return };
@@ -125,7 +145,7 @@ impl Serving {
 
     /// Whether the connection came to its own end, so that it may be closed in good order.
     async fn serve_until_done(
-        &self,
+        self: &Arc<Self>,
         mut io: Connection,
         agreed: Option<Protocol>,
         peer: SocketAddr,
@@ -142,11 +162,15 @@ impl Serving {
         };
         let first_request = FirstRequest::default();
         let seen = first_request.clone();
-        let secure = self.speaks_tls();
         let routes = TowerToHyperService::new(warp::service(self.routes.clone()));
+        let (serving, peer_address) = (self.clone(), peer.ip());
         let service = service_fn(move |request| {
             seen.mark_seen();
-            let answer = routes.call(http::detached(request));
+            let client = serving.proxies.client(peer_address, request.headers());
+            let mut request = http::detached(request);
+            request.extensions_mut().insert(client);
+            let secure = serving.speaks_tls();
+            let answer = routes.call(request);
             answer.map_ok(move |response| if secure { with_transport_security(response) } else { response })
         });
         let ended = match protocol {
@@ -204,4 +228,55 @@ impl Serving {
 fn with_transport_security(mut response: Response) -> Response {
     response.headers_mut().insert(header::STRICT_TRANSPORT_SECURITY, TRANSPORT_SECURITY);
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+    use warp::{Filter, Reply};
+
+    use crate::http::ClientAddress;
+
+    use super::*;
+
+    /// What a route is told of a client that is connected through `proxies`.
+    async fn seen_by_a_route(proxies: &str, request: &str) -> String {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("there is a free port");
+        let address = listener.local_addr().expect("a bound socket has an address");
+        let routes = warp::ext::get().map(|client: ClientAddress| client.0.to_string().into_response());
+        let serving = Arc::new(Serving {
+            protocols: Protocols::new(&Settings::default()),
+            routes: routes.boxed(),
+            tls: None,
+            proxies: Proxies::new(vec![proxies.parse().expect("a network")]),
+            first_request_within: Duration::from_secs(60),
+            stalled_after: Duration::from_secs(60),
+            stopping: CancellationToken::new(),
+            cut: CancellationToken::new(),
+        });
+        let served = tokio::spawn(async move {
+            let (stream, peer) = listener.accept().await.expect("somebody connects");
+            serving.serve(stream, peer).await;
+        });
+        let mut socket = TcpStream::connect(address).await.expect("accepted");
+        socket.write_all(request.as_bytes()).await.expect("taken");
+        let mut answer = String::new();
+        socket.read_to_string(&mut answer).await.expect("an answer");
+        served.await.expect("no panic");
+        answer.rsplit("\r\n").next().expect("a body").to_owned()
+    }
+
+    const REQUEST: &str = "GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\
+                           x-forwarded-for: 203.0.113.5\r\nx-forwarded-for: 2001:db8::7\r\n\r\n";
+
+    #[tokio::test]
+    async fn routes_are_told_whom_a_trusted_proxy_speaks_for() {
+        assert_eq!(seen_by_a_route("127.0.0.0/8", REQUEST).await, "2001:db8::7");
+    }
+
+    #[tokio::test]
+    async fn routes_are_told_the_peer_where_nobody_else_is_trusted() {
+        assert_eq!(seen_by_a_route("10.0.0.0/8", REQUEST).await, "127.0.0.1");
+    }
 }

@@ -3,6 +3,7 @@
 //! Each test has a server of its own on a free port of the loopback address, waits for facts and
 //! never for time, and leaves nothing behind.
 
+mod admin_listener;
 mod connections;
 mod convergence;
 mod curl_examples;
@@ -10,6 +11,7 @@ mod documents;
 mod durability;
 mod examples;
 mod faults;
+mod floods;
 mod hostile;
 mod json;
 mod json_patch;
@@ -35,4 +37,5 @@ mod stream_start;
 mod support;
 mod text_edits;
 mod text_properties;
+mod tls;
 mod updates;
