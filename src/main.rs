@@ -109,9 +109,9 @@ fn fail(code: u8, error: &(impl std::fmt::Display + ?Sized)) -> ExitCode {
 
 async fn serve(settings: Settings) -> Result<(), Box<dyn std::error::Error>> {
     let mut signals = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    let listener = server::bind(&settings).await?;
+    let listeners = server::bind(&settings).await?;
     let shutdown = CancellationToken::new();
-    let mut running = std::pin::pin!(server::run(settings, listener, shutdown.clone()));
+    let mut running = std::pin::pin!(server::run(settings, listeners, shutdown.clone()));
     tokio::select! {
         result = running.as_mut() => return Ok(result?),
         () = received(&mut signals) => shutdown.cancel(),

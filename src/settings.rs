@@ -8,6 +8,7 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use config::{Config, File, FileFormat};
+use ipnet::IpNet;
 use serde::de::{DeserializeOwned, IntoDeserializer};
 use serde::{Deserialize, Deserializer};
 
@@ -34,6 +35,8 @@ pub enum SettingsError {
 #[serde(default)]
 pub struct Settings {
     pub server: Server,
+    pub tls: Tls,
+    pub admin: Admin,
     pub store: Store,
     pub documents: Documents,
     pub history: History,
@@ -53,6 +56,7 @@ pub struct Server {
     pub hosts: Vec<String>,
     pub heartbeat_seconds: u64,
     pub drain_seconds: u64,
+    pub trusted_proxies: Networks,
 }
 
 impl Default for Server {
@@ -63,7 +67,76 @@ impl Default for Server {
             hosts: Vec::new(),
             heartbeat_seconds: 10,
             drain_seconds: 10,
+            trusted_proxies: Networks::default(),
         }
+    }
+}
+
+/// Networks such as `10.0.0.0/8`, or single addresses: a list, or one text with commas.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "Texts")]
+pub struct Networks(pub Vec<IpNet>);
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Texts {
+    One(String),
+    Many(Vec<String>),
+}
+
+impl TryFrom<String> for Networks {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        Texts::One(text).try_into()
+    }
+}
+
+impl TryFrom<Texts> for Networks {
+    type Error = String;
+
+    fn try_from(texts: Texts) -> Result<Self, String> {
+        let texts = match texts {
+            Texts::One(text) => text.split(',').map(|text| text.trim().to_owned()).collect(),
+            Texts::Many(texts) => texts,
+        };
+        let parse = |text: &String| {
+            let address = || text.parse::<IpAddr>().ok().map(IpNet::from);
+            let network = text.parse().ok().or_else(address);
+            network.ok_or_else(|| {
+                format!("`server.trusted_proxies` must be networks such as 10.0.0.0/8, and `{text}` is none")
+            })
+        };
+        texts.iter().filter(|text| !text.is_empty()).map(parse).collect::<Result<_, _>>().map(Self)
+    }
+}
+
+/// Both or none.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub struct Tls {
+    #[serde(deserialize_with = "path_unless_empty")]
+    pub certificate: Option<PathBuf>,
+    #[serde(deserialize_with = "path_unless_empty")]
+    pub key: Option<PathBuf>,
+}
+
+fn path_unless_empty<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<PathBuf>, D::Error> {
+    let path = PathBuf::deserialize(deserializer)?;
+    Ok((!path.as_os_str().is_empty()).then_some(path))
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default)]
+pub struct Admin {
+    pub host: String,
+    /// `None`: no listener of its own.
+    pub port: Option<u16>,
+}
+
+impl Default for Admin {
+    fn default() -> Self {
+        Self { host: "127.0.0.1".into(), port: None }
     }
 }
 
@@ -154,6 +227,8 @@ pub struct Limits {
     pub max_document_bytes: usize,
     pub max_awareness_bytes: usize,
     pub max_connections: usize,
+    pub max_connections_per_address: usize,
+    pub http2_streams: u32,
     pub max_streams: usize,
     pub max_streams_per_user: usize,
     pub max_streams_per_address: usize,
@@ -173,6 +248,8 @@ impl Default for Limits {
             max_document_bytes: 64 << 20,
             max_awareness_bytes: 64 << 10,
             max_connections: 20_000,
+            max_connections_per_address: 1000,
+            http2_streams: 100,
             max_streams: 15_000,
             max_streams_per_user: 100,
             max_streams_per_address: 2_000,
@@ -334,6 +411,15 @@ impl Settings {
 
     fn check(&self) -> Result<(), SettingsError> {
         at_least("server.heartbeat_seconds", self.server.heartbeat_seconds, 1)?;
+        for (key, here, other, there) in [
+            ("tls.key", &self.tls.key, "tls.certificate", &self.tls.certificate),
+            ("tls.certificate", &self.tls.certificate, "tls.key", &self.tls.key),
+        ] {
+            if here.is_none() && there.is_some() {
+                let problem = format!("is missing, while `{other}` is set");
+                return Err(SettingsError::Impossible { key, problem });
+            }
+        }
         at_least("documents.memory_mib", self.documents.memory_mib as u64, 1)?;
         at_least("history.keep_updates", self.history.keep_updates, 1)?;
         at_least("history.keep_days", u64::from(self.history.keep_days), 1)?;
@@ -342,6 +428,9 @@ impl Settings {
         at_least("limits.max_document_bytes", limits.max_document_bytes as u64, 64)?;
         at_least("limits.max_awareness_bytes", limits.max_awareness_bytes as u64, 64)?;
         at_least("limits.max_connections", limits.max_connections as u64, 1)?;
+        let per_address = limits.max_connections_per_address as u64;
+        at_least("limits.max_connections_per_address", per_address, 1)?;
+        at_least("limits.http2_streams", u64::from(limits.http2_streams), 1)?;
         at_least("limits.max_streams", limits.max_streams as u64, 1)?;
         at_least("limits.stalled_seconds", limits.stalled_seconds, 1)?;
         at_least("limits.header_seconds", limits.header_seconds, 1)?;
@@ -364,17 +453,17 @@ impl Settings {
         }
         self.check_auth()?;
         self.check_cors()?;
-        let loopback = self.server.host == "localhost"
-            || self.server.host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback());
-        if self.auth.mode == AuthMode::None && !loopback && !self.auth.allow_anonymous {
-            return Err(SettingsError::Impossible {
-                key: "server.host",
-                problem: format!(
-                    "is `{}`, which others can reach, while `auth.mode` is `none`; \
-                     set `auth.allow_anonymous = true` if everybody may read and write everything",
-                    self.server.host
-                ),
-            });
+        let admin = self.admin.port.map(|_| ("admin.host", &self.admin.host));
+        for (key, host) in std::iter::once(("server.host", &self.server.host)).chain(admin) {
+            if self.auth.mode == AuthMode::None && !is_loopback(host) && !self.auth.allow_anonymous {
+                return Err(SettingsError::Impossible {
+                    key,
+                    problem: format!(
+                        "is `{host}`, which others can reach, while `auth.mode` is `none`; \
+                         set `auth.allow_anonymous = true` if everybody may read and write everything"
+                    ),
+                });
+            }
         }
         Ok(())
     }
@@ -465,6 +554,10 @@ impl Settings {
 
 fn impossible(key: &'static str, problem: &str) -> Result<(), SettingsError> {
     Err(SettingsError::Impossible { key, problem: problem.to_owned() })
+}
+
+fn is_loopback(host: &str) -> bool {
+    host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
 fn at_least(key: &'static str, given: u64, least: u64) -> Result<(), SettingsError> {

@@ -110,6 +110,8 @@ impl Launch {
             .current_dir(&self.directory)
             .env("PROMPTGRIMOIRE_PORT", "0")
             .env("PROMPTGRIMOIRE__STORE__URL", &self.store)
+            // All clients are on one machine here.
+            .env("PROMPTGRIMOIRE__LIMITS__MAX_CONNECTIONS_PER_ADDRESS", "1000000")
             .env("PROMPTGRIMOIRE__LOG__LEVEL", "warn");
         command
     }

@@ -12,6 +12,7 @@ use warp::hyper::service::Service;
 
 use crate::auth::Authenticator;
 
+use super::ClientAddress;
 use super::cross_origin::{self, CrossOrigin};
 use super::detached::detached;
 use super::error::ApiError;
@@ -54,10 +55,14 @@ impl Front {
     ///
     /// # Errors
     /// None: what is wrong with a request is an answer.
-    pub async fn answer(self, request: Request<Incoming>) -> Result<Response, Infallible> {
+    pub async fn answer(
+        self,
+        request: Request<Incoming>,
+        client: ClientAddress,
+    ) -> Result<Response, Infallible> {
         let cross_origin = &self.settings.cross_origin;
         let told = cross_origin.told(request.headers());
-        let mut response = match self.admit(request).await {
+        let mut response = match self.admit(request, client).await {
             Ok(request) => {
                 let routes = TowerToHyperService::new(warp::service(self.routes.clone()));
                 routes.call(request).await?
@@ -75,12 +80,15 @@ impl Front {
     }
 
     /// The request as handlers see it, or the answer that it gets at once.
-    async fn admit(&self, request: Request<Incoming>) -> Result<Request<Incoming>, Box<Response>> {
+    async fn admit(
+        &self,
+        request: Request<Incoming>,
+        client: ClientAddress,
+    ) -> Result<Request<Incoming>, Box<Response>> {
         let refused = |error: ApiError| Box::new(error.into_response());
         self.check_host(&request).map_err(refused)?;
-        let address = None;
         if !health::is_health(request.uri().path()) {
-            self.bounds.take_request(address).map_err(refused)?;
+            self.bounds.take_request(client).map_err(refused)?;
         }
         if let Some(answer) = self.settings.cross_origin.preflight(&request) {
             return Err(answer.map_or_else(refused, Box::new));
@@ -89,7 +97,7 @@ impl Front {
         let given = credentials::given(&request);
         let caller = self.authenticator.identify(&given.credentials, SystemTime::now()).await;
         let mut request = detached(request);
-        request.extensions_mut().insert(Sender::new(caller, address, self.bounds.clone()));
+        request.extensions_mut().insert(Sender::new(caller, client, self.bounds.clone()));
         Ok(request)
     }
 

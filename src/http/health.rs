@@ -1,10 +1,8 @@
 //! `/healthz` and `/readyz`: whether the process runs, and whether it can do its work.
 
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::json;
-use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 use warp::Filter;
 use warp::http::Method;
@@ -16,15 +14,6 @@ use super::route::{Request, Response, Route, json, request, respond};
 
 /// A store that takes longer than this to write one small row is not ready.
 const PATIENCE: Duration = Duration::from_secs(2);
-
-/// Anybody may ask, and each look is a write: so many are spared it.
-const FRESH: Duration = Duration::from_millis(200);
-
-/// Whether the store took a write, and when.
-struct Known {
-    since: Instant,
-    writable: Result<(), String>,
-}
 
 /// Whether an address is one of those that only tell how the server is.
 pub fn is_health(path: &str) -> bool {
@@ -42,10 +31,9 @@ pub fn healthz() -> Route {
 }
 
 pub fn readyz(registry: Registry, stopping: CancellationToken) -> Route {
-    let known = Arc::new(Mutex::new(None));
     warp::path!("readyz")
         .and(request())
-        .then(move |request| check_ready(request, registry.clone(), stopping.clone(), known.clone()))
+        .then(move |request| check_ready(request, registry.clone(), stopping.clone()))
         .map(respond)
         .boxed()
 }
@@ -61,20 +49,13 @@ async fn check_ready(
     request: Result<Request, ApiError>,
     registry: Registry,
     stopping: CancellationToken,
-    known: Arc<Mutex<Option<Known>>>,
 ) -> Result<Response, ApiError> {
     get_only(request?)?;
     let not_ready = |reason: String| Err(ApiError::Unavailable { reason });
     if stopping.is_cancelled() {
         return not_ready("the server is stopping".into());
     }
-    // Whoever comes while it is found out waits for that.
-    let mut known = known.lock().await;
-    if known.as_ref().is_none_or(|known| known.since.elapsed() >= FRESH) {
-        let writable = check_writable(&registry).await;
-        *known = Some(Known { since: Instant::now(), writable });
-    }
-    match known.as_ref().map_or(Ok(()), |known| known.writable.clone()) {
+    match check_writable(&registry).await {
         Ok(()) => Ok(json(&json!({ "status": "ready" }))),
         Err(reason) => not_ready(reason),
     }

@@ -5,6 +5,7 @@
 
 mod admin;
 mod archives;
+mod client_address;
 mod clone;
 mod credentials;
 pub mod cross_origin;
@@ -54,6 +55,8 @@ use crate::auth::Authenticator;
 use crate::metrics::Metrics;
 use crate::registry::Registry;
 
+pub use self::client_address::ClientAddress;
+
 use self::error::ApiError;
 use self::events::Streams;
 use self::route::{BodyLimit, Response, Route};
@@ -74,6 +77,27 @@ impl Limits {
     }
 }
 
+/// Which part of the URL table a listener answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Part {
+    All,
+    /// What is left where those who look after the server have a listener of their own.
+    Public,
+    /// What is for them; whether the server is well may everybody know.
+    Operations,
+}
+
+impl Part {
+    fn has(self, template: &str) -> bool {
+        let is_operations = template == "/metrics" || template.starts_with("/admin/");
+        match self {
+            Self::All => true,
+            Self::Public => !is_operations,
+            Self::Operations => is_operations || matches!(template, "/healthz" | "/readyz"),
+        }
+    }
+}
+
 /// One line of the URL table.
 struct Resource {
     /// The address as `openapi.json` has it.
@@ -82,6 +106,8 @@ struct Resource {
     methods: &'static str,
     route: Route,
 }
+
+const ANY_FILE: &str = "/{file}";
 
 /// The URL table. The busiest come first.
 fn table(
@@ -133,7 +159,7 @@ fn table(
         at("/demo/crdt-sync", "GET, HEAD", pages::demo()),
         at("/conversation/{doc}", "GET, HEAD", pages::conversation()),
         // Whatever no other route has taken, several segments too.
-        at("/{file}", "GET, HEAD", pages::files()),
+        at(ANY_FILE, "GET, HEAD", pages::files()),
     ]
 }
 
@@ -143,8 +169,9 @@ struct Answered {
     response: Response,
 }
 
-/// Every address that the server answers.
+/// Every address that a listener answers.
 pub fn routes(
+    part: Part,
     registry: Registry,
     streams: Streams,
     limits: Limits,
@@ -152,8 +179,11 @@ pub fn routes(
     metrics: Arc<Metrics>,
     stopping: CancellationToken,
 ) -> BoxedFilter<(Response,)> {
-    let table = table(registry, &streams, limits, authenticator, metrics.clone(), stopping);
+    let mut table = table(registry, &streams, limits, authenticator, metrics.clone(), stopping);
+    table.retain(|line| part.has(line.template));
     let known = table.iter().map(|line| (line.methods, metrics.requests.route(line.template)));
+    // What no line takes counts among what the last one of the whole table has not found.
+    let known = known.chain(std::iter::once(("", metrics.requests.route(ANY_FILE))));
     let known: Arc<[_]> = known.collect();
     // Folded from the end: a route then stands behind those before it only, and the busiest come first.
     let lines = table.into_iter().enumerate().rev();
@@ -184,7 +214,6 @@ pub fn routes(
         .boxed()
 }
 
-/// What no line of the table takes counts among what its last one has not found.
 async fn not_found(_rejection: Rejection, line: usize) -> Result<Answered, Infallible> {
     Ok(Answered { line, response: ApiError::PathNotFound.into_response() })
 }

@@ -127,9 +127,9 @@ impl Request {
         self.sender.caller.as_ref().map_err(|error| ApiError::Unauthorized(error.clone()))
     }
 
-    /// The network address that it comes from, if that is known.
+    /// What stands for its address where senders are counted.
     pub fn address(&self) -> Option<IpAddr> {
-        self.sender.address
+        self.sender.counted_address()
     }
 
     /// # Errors

@@ -10,6 +10,7 @@ use crate::auth::Unauthorized;
 use crate::auth::grant::Caller;
 use crate::ids::ClientId;
 
+use super::ClientAddress;
 use super::error::ApiError;
 use super::rates::{self, Key, Rates};
 use super::waiting::{self, Waiting, Write};
@@ -30,11 +31,8 @@ impl Bounds {
 
     /// # Errors
     /// `TooManyRequests`: the address sends too many, of whatever kind.
-    pub fn take_request(&self, address: Option<IpAddr>) -> Result<(), ApiError> {
-        match (&self.rates, address) {
-            (Some(rates), Some(address)) => rates.take_request(address),
-            _ => Ok(()),
-        }
+    pub fn take_request(&self, address: ClientAddress) -> Result<(), ApiError> {
+        self.rates.as_ref().map_or(Ok(()), |rates| rates.take_request(address.counted_as()))
     }
 
     /// To be called now and then.
@@ -49,7 +47,7 @@ impl Bounds {
 #[derive(Clone)]
 pub struct Sender {
     pub caller: Result<Caller, Unauthorized>,
-    pub address: Option<IpAddr>,
+    pub address: Option<ClientAddress>,
     counted: Option<Counted>,
 }
 
@@ -68,13 +66,13 @@ impl Default for Sender {
 }
 
 impl Sender {
-    pub fn new(caller: Result<Caller, Unauthorized>, address: Option<IpAddr>, bounds: Arc<Bounds>) -> Self {
+    pub fn new(caller: Result<Caller, Unauthorized>, address: ClientAddress, bounds: Arc<Bounds>) -> Self {
         let user = caller.as_ref().ok().and_then(Caller::user);
         let key = match user {
             Some(user) => bounds.hasher.hash_one(user),
-            None => bounds.hasher.hash_one(address),
+            None => bounds.hasher.hash_one(address.counted_as()),
         };
-        Self { caller, address, counted: Some(Counted { bounds, key }) }
+        Self { caller, address: Some(address), counted: Some(Counted { bounds, key }) }
     }
 
     /// Begins something that will have to be written.
@@ -83,6 +81,11 @@ impl Sender {
     /// `Unavailable`.
     pub fn enter(&self) -> Result<Option<Write>, ApiError> {
         self.counted.as_ref().map(|counted| counted.bounds.waiting.enter(counted.key)).transpose()
+    }
+
+    /// What stands for its address where senders are counted.
+    pub fn counted_address(&self) -> Option<IpAddr> {
+        self.address.map(ClientAddress::counted_as)
     }
 
     fn rates(&self) -> Option<(&Rates, Key)> {
@@ -95,7 +98,7 @@ impl Sender {
     /// # Errors
     /// `TooManyRequests`.
     pub fn take_update(&self, bytes: usize) -> Result<(), ApiError> {
-        self.rates().map_or(Ok(()), |(rates, key)| rates.take_update(key, self.address, bytes))
+        self.rates().map_or(Ok(()), |(rates, key)| rates.take_update(key, self.counted_address(), bytes))
     }
 
     /// It turned out which client has sent it.

@@ -117,7 +117,10 @@ pub struct TurnedAway(Family<[Label; 1], Counter>);
 #[derive(Debug, Default, Clone)]
 pub struct Connections {
     pub open: Gauge,
-    pub refused: Counter,
+    /// For want of room in the server.
+    pub refused_by_server: Counter,
+    /// Where one address had too many.
+    pub refused_by_address: Counter,
 }
 
 /// What is there now, as somebody has just found it.
@@ -316,10 +319,14 @@ impl Streams {
 
 impl Connections {
     fn registered(registry: &mut Registry) -> Self {
-        let connections = Self::default();
+        let refused =
+            counters(registry, "connections_refused", "Connections that were one too many, by which limit");
+        let connections = Self {
+            refused_by_server: refused([("limit", "server")]),
+            refused_by_address: refused([("limit", "address")]),
+            ..Self::default()
+        };
         registry.register("connections_open", "Connections that are open", connections.open.clone());
-        let help = "Connections that were one too many";
-        registry.register("connections_refused", help, connections.refused.clone());
         connections
     }
 }

@@ -1,7 +1,6 @@
 //! A connection as hyper reads and writes it, with what hyper leaves to us.
 
 use std::io::{self, IoSlice};
-use std::net::Shutdown;
 use std::ops::Range;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,8 +8,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+
+use super::socket::Socket;
 
 /// How long a client that is still sending may go on after it was answered.
 const LINGER: Duration = Duration::from_secs(2);
@@ -30,7 +30,7 @@ pub enum Protocol {
 /// A socket while hyper has it.
 pub struct Connection {
     /// `None`: given back.
-    stream: Option<TcpStream>,
+    stream: Option<Socket>,
     /// The first words, until hyper has read them too.
     first: [u8; HTTP2_PREFACE.len()],
     /// Those of `first` that hyper has not read yet.
@@ -43,7 +43,7 @@ pub struct Remains(Arc<Mutex<Remaining>>);
 
 #[derive(Default)]
 struct Remaining {
-    stream: Option<TcpStream>,
+    stream: Option<Socket>,
     peer_is_done: bool,
 }
 
@@ -52,7 +52,7 @@ fn locked(remains: &Mutex<Remaining>) -> MutexGuard<'_, Remaining> {
 }
 
 impl Connection {
-    pub fn new(stream: TcpStream) -> (Self, Remains) {
+    pub fn new(stream: Socket) -> (Self, Remains) {
         let remains = Arc::new(Mutex::default());
         let connection = Self {
             stream: Some(stream),
@@ -63,7 +63,7 @@ impl Connection {
         (connection, Remains(remains))
     }
 
-    fn stream(&mut self) -> Pin<&mut TcpStream> {
+    fn stream(&mut self) -> Pin<&mut Socket> {
         Pin::new(self.stream.as_mut().expect("it is given back on drop, not before"))
     }
 
@@ -109,11 +109,13 @@ impl Remains {
     /// so the rest is read for a while and thrown away.
     pub async fn close(self) {
         let Remaining { stream, peer_is_done } = std::mem::take(&mut *locked(&self.0));
-        let Some(stream) = stream.filter(|_| !peer_is_done) else { return };
-        if socket2::SockRef::from(&stream).shutdown(Shutdown::Write).is_err() {
-            return;
-        }
+        let Some(mut stream) = stream.filter(|_| !peer_is_done) else { return };
         let drain = async {
+            // The end of what the server says; over TLS its last word goes before it.
+            if stream.shutdown().await.is_err() {
+                return;
+            }
+            let stream = stream.tcp();
             // On the heap: an array would be part of every connection's task, for as long as it lives.
             let mut scratch = vec![0; 4096];
             let mut read = 0;
@@ -179,8 +181,8 @@ impl AsyncWrite for Connection {
         true
     }
 
-    fn poll_flush(self: Pin<&mut Self>, _context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.stream().poll_flush(context)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -1,13 +1,16 @@
 //! Connections: slow ones, too many of them, odd ones, and HTTP/2.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use reqwest::Method;
 use serde_json::json;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
 
-use crate::support::{Client, DEADLINE, Peer, Raw, Server, base64, until, within_deadline};
+use crate::support::{Certificate, Client, DEADLINE, Peer, Raw, Server, base64, until, within_deadline};
 
 /// What a slow client has sent when it stops, or begins to trickle.
 const BEGINNINGS: [&str; 4] = [
@@ -23,7 +26,11 @@ async fn two_thousand_slow_connections_harm_nobody_and_are_closed() {
     const COUNT: usize = 2000;
     // Both ends of each connection are this process's.
     rlimit::increase_nofile_limit(3 * COUNT as u64).expect("the limit can be asked for");
-    let server = Server::start_with(|settings| settings.limits.header_seconds = 2).await;
+    let server = Server::start_with(|settings| {
+        settings.limits.header_seconds = 2;
+        settings.limits.max_connections_per_address = COUNT * 2;
+    })
+    .await;
     let mut good = server.client.events("a", "reader").await;
     good.sync().await;
     let mut slow = Vec::new();
@@ -100,6 +107,120 @@ async fn one_connection_over_the_limit_is_told_so_and_closed() {
         (raw.answer().await.status == 200).then_some(())
     })
     .await;
+}
+
+async fn is_served(mut raw: Raw) -> Option<Raw> {
+    let sent = raw.try_send("GET /healthz HTTP/1.1\r\nhost: a\r\n\r\n").await;
+    (sent.is_ok() && raw.answer().await.status == 200).then_some(raw)
+}
+
+#[tokio::test]
+async fn an_address_over_its_limit_is_told_so_while_others_are_served() {
+    let server = Server::start_with(|settings| {
+        settings.limits.max_connections_per_address = 2;
+        settings.server.trusted_proxies = "127.0.0.3, 127.0.1.0/24".to_owned().try_into().expect("networks");
+    })
+    .await;
+    let from = async |source| Raw::connect_from(source, server.address).await;
+    let mut open = Vec::new();
+    for _ in 0..2 {
+        open.push(is_served(from([127, 0, 0, 2]).await).await.expect("a place"));
+    }
+    let mut over = from([127, 0, 0, 2]).await;
+    let answer = over.answer().await;
+    assert!(answer.expect_problem(503, "unavailable")["detail"].as_str().expect("text").contains("address"));
+    assert!(answer.header("retry-after").is_some());
+    over.closed().await;
+    // Another address has places of its own, and of a trusted proxy the clients are many.
+    for source in [[127, 0, 0, 1], [127, 0, 0, 3], [127, 0, 0, 3], [127, 0, 0, 3], [127, 0, 1, 9]] {
+        open.push(is_served(from(source).await).await.expect("a place"));
+    }
+    let metrics = server.client.get("/metrics").await.text();
+    assert!(metrics.contains("promptgrimoire_connections_refused_total{limit=\"address\"} 1\n"), "{metrics}");
+    open.remove(0);
+    until("place for the address", async || is_served(from([127, 0, 0, 2]).await).await).await;
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Slow {
+    Handshake,
+    Headers,
+    Body,
+}
+
+/// Drips a byte whenever somebody else was answered, until it is hung up on.
+async fn drip(
+    slow: Slow,
+    address: std::net::SocketAddr,
+    certificate: Arc<Certificate>,
+    mut answered: watch::Receiver<u64>,
+) {
+    let (mut socket, beginning): (Box<dyn Duplex>, &[u8]) = match slow {
+        Slow::Handshake => {
+            let socket = TcpStream::connect(address).await.expect("accepted");
+            (Box::new(socket), b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03")
+        }
+        Slow::Headers => {
+            let socket = certificate.connect(address, &["http/1.1"]).await;
+            (Box::new(socket), b"GET /docs/a/state HTTP/1.1\r\nhost: a\r\nx-slow: ")
+        }
+        Slow::Body => {
+            let socket = certificate.connect(address, &["http/1.1"]).await;
+            (Box::new(socket), b"POST /docs/b/updates HTTP/1.1\r\nhost: a\r\ncontent-length: 1000000\r\n\r\n")
+        }
+    };
+    socket.write_all(beginning).await.expect("the beginning is taken");
+    socket.flush().await.expect("the beginning is sent");
+    let mut scratch = [0; 1024];
+    loop {
+        tokio::select! {
+            read = socket.read(&mut scratch) => match read {
+                // An answer to a body that was not awaited any longer.
+                Ok(1..) => {}
+                Ok(0) | Err(_) => return,
+            },
+            _ = answered.changed() => {
+                if socket.write_all(b"x").await.is_err() || socket.flush().await.is_err() {
+                    return;
+                }
+            }
+        }
+    }
+}
+
+trait Duplex: AsyncRead + AsyncWrite + Unpin + Send {}
+
+impl<S: AsyncRead + AsyncWrite + Unpin + Send> Duplex for S {}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn five_hundred_that_drip_handshakes_headers_and_bodies_harm_nobody_and_are_closed() {
+    let certificate = Arc::new(Certificate::new());
+    let server = Server::start_with_tls(&certificate, |settings| {
+        settings.limits.header_seconds = 5;
+        settings.limits.body_seconds = 5;
+    })
+    .await;
+    let good = Client::with_tls(server.address, &certificate);
+    let mut stream = good.events("a", "reader").await;
+    stream.sync().await;
+    let (answer, answered) = watch::channel(0);
+    let mut slow = JoinSet::new();
+    for number in 0..500 {
+        let kind = [Slow::Handshake, Slow::Headers, Slow::Body][number % 3];
+        slow.spawn(drip(kind, server.address, certificate.clone(), answered.clone()));
+    }
+    let mut peer = Peer::new();
+    let started = Instant::now();
+    while !slow.is_empty() {
+        assert!(started.elapsed() < DEADLINE, "{} slow connections are still open", slow.len());
+        let ack = good.write("a", "tab-1", &peer.push("x")).await;
+        assert_eq!(stream.event("update").await.id, Some(ack.id()));
+        answer.send_replace(ack.seq);
+        while let Some(ended) = slow.try_join_next() {
+            ended.expect("no panic");
+        }
+    }
+    assert_eq!(good.text("a").await, peer.text());
 }
 
 #[tokio::test]

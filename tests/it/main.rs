@@ -3,6 +3,7 @@
 //! Each test has a server of its own on a free port of the loopback address, waits for facts and
 //! never for time, and leaves nothing behind.
 
+mod admin_listener;
 mod connections;
 mod convergence;
 mod cross_origin;
@@ -11,6 +12,7 @@ mod documents;
 mod durability;
 mod examples;
 mod faults;
+mod floods;
 mod hostile;
 mod json;
 mod json_patch;
@@ -39,4 +41,5 @@ mod support;
 mod tenure;
 mod text_edits;
 mod text_properties;
+mod tls;
 mod updates;

@@ -94,6 +94,23 @@ async fn bytes_are_limited_too() {
 }
 
 #[tokio::test]
+async fn an_address_is_limited_whoever_sits_there() {
+    let server = server_with(|settings| settings.rates.requests_per_address = 20).await;
+    let ada = server.client_of("ada", ALL);
+    let refused = async {
+        loop {
+            let answer = ada.get("/docs/a").await;
+            if answer.status != 404 {
+                return answer;
+            }
+        }
+    };
+    expect_too_many(&refused.await);
+    let health = server.client.get("/healthz").await;
+    assert_eq!(health.status, 200, "whoever looks after the server still hears how it is");
+}
+
+#[tokio::test]
 async fn a_user_creates_so_many_documents_in_an_hour_and_writes_to_those_there_are() {
     let server = server_with(|settings| settings.rates.documents_per_user_hour = 3).await;
     let (ada, bob) = (server.client_of("ada", ALL), server.client_of("bob", ALL));

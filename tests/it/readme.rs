@@ -2,7 +2,10 @@
 
 use std::process::Command;
 
-use crate::support::Server;
+use tempfile::TempDir;
+
+use crate::support::certificate::{certificate_file, key_file};
+use crate::support::{Process, Server};
 
 /// The commands of the README's block that is marked with `<!-- test: NAME -->`.
 fn block(name: &str) -> String {
@@ -25,6 +28,30 @@ async fn the_session_with_curl_works_as_printed() {
     assert!(printed.contains("\nHello, world\n"), "{printed}");
     assert!(printed.contains("\"origin\":\"curl\""), "{printed}");
     assert!(printed.contains("event: sync\nid: "), "{printed}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_with_a_certificate_that_signs_itself_works_as_printed() {
+    let directory = TempDir::with_prefix("promptgrimoire-").expect("a temporary directory can be made");
+    let run = async |script: String| {
+        let mut command = Command::new("bash");
+        command.arg("-ec").arg(script).current_dir(directory.path());
+        let ran = tokio::task::spawn_blocking(move || command.output()).await;
+        let output = ran.expect("no panic").expect("bash is there");
+        let printed = String::from_utf8(output.stdout).expect("answers are UTF-8");
+        assert!(output.status.success(), "{printed}\n{}", String::from_utf8_lossy(&output.stderr));
+        printed
+    };
+    run(block("certificate")).await;
+    let serve = block("serve over TLS");
+    for (variable, file) in [("CERTIFICATE", certificate_file("".as_ref())), ("KEY", key_file("".as_ref()))] {
+        let set = format!("PROMPTGRIMOIRE__TLS__{variable}={} ", file.display());
+        assert!(serve.contains(&set), "{set:?} in {serve}");
+    }
+    let process = Process::start_with_tls(directory.path(), &[]).await;
+    let address = format!("https://localhost:{}", process.address.port());
+    let printed = run(block("ask over TLS").replace("https://localhost:8080", &address)).await;
+    assert_eq!(printed, r#"{"status":"ok"}{"status":"ready"}"#);
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::process::Output;
 use tempfile::TempDir;
 
 use crate::support::process::{run_to_its_end, store_url};
-use crate::support::{Peer, Process};
+use crate::support::{Certificate, Peer, Process};
 
 fn directory() -> TempDir {
     TempDir::with_prefix("promptgrimoire-").expect("a temporary directory can be made")
@@ -49,6 +49,13 @@ async fn an_unknown_key_or_an_impossible_value_stops_the_start_and_is_named() {
         ("HISTORY__KEEP_UPDATES", "0", "keep_updates"),
         ("HISTORY__KEEP_DAYS", "0", "keep_days"),
         ("DOCUMENTS__MEMORY_MIB", "0", "memory_mib"),
+        ("SERVER__TRUSTED_PROXIES", "10.0.0.0/33", "trusted_proxies"),
+        ("SERVER__TRUSTED_PROXIES", "10.0.0.1, proxy", "trusted_proxies"),
+        ("TLS__CERTIFICATE", "cert.pem", "tls.key"),
+        ("TLS__KEY", "key.pem", "tls.certificate"),
+        ("ADMIN__PORT", "65536", "port"),
+        ("LIMITS__MAX_CONNECTIONS_PER_ADDRESS", "0", "max_connections_per_address"),
+        ("LIMITS__HTTP2_STREAMS", "0", "http2_streams"),
         ("STORE__URL", "oracle:here", "url"),
         ("STORE__URL", "sqlite:", "url"),
         ("AUTH__MODE", "maybe", "mode"),
@@ -204,6 +211,50 @@ async fn a_port_that_is_taken_stops_the_start_and_is_named() {
 }
 
 #[tokio::test]
+async fn a_certificate_or_key_that_cannot_be_used_stops_the_start_and_is_named() {
+    let directory = directory();
+    let (good, other) = (Certificate::new(), Certificate::new());
+    let path = |name: &str, text: &str| {
+        let path = directory.path().join(name);
+        std::fs::write(&path, text).expect("a file can be written");
+        path.to_str().expect("UTF-8").to_owned()
+    };
+    let (certificate, key) = (path("good.pem", &good.pem), path("key.pem", &good.key_pem));
+    let garbage = path("garbage.pem", "no PEM");
+    let broken =
+        path("broken.pem", "-----BEGIN CERTIFICATE-----\nbm8gY2VydGlmaWNhdGU=\n-----END CERTIFICATE-----\n");
+    let half = path("half.pem", &good.key_pem[..60]);
+    let missing = directory.path().join("missing.pem").to_str().expect("UTF-8").to_owned();
+    let others = path("other.pem", &other.key_pem);
+    for (certificate, key, named, file) in [
+        (&missing, &key, "`tls.certificate`", &missing),
+        (&garbage, &key, "`tls.certificate`", &garbage),
+        (&broken, &key, "`tls.certificate`", &broken),
+        (&key, &key, "`tls.certificate`", &key),
+        (&certificate, &missing, "`tls.key`", &missing),
+        (&certificate, &garbage, "`tls.key`", &garbage),
+        (&certificate, &half, "`tls.key`", &half),
+        (&certificate, &certificate, "`tls.key`", &certificate),
+        (&certificate, &others, "`tls.key`", &others),
+    ] {
+        let variables = [
+            ("PROMPTGRIMOIRE__TLS__CERTIFICATE", certificate.as_str()),
+            ("PROMPTGRIMOIRE__TLS__KEY", key.as_str()),
+        ];
+        let output = start_in(directory.path(), &variables).await;
+        expect_refusal(&output, &[named, file]);
+    }
+}
+
+#[tokio::test]
+async fn an_admin_port_that_is_taken_stops_the_start_and_is_named() {
+    let taken = Process::start().await;
+    let port = taken.address.port().to_string();
+    let output = start_in(directory().path(), &[("PROMPTGRIMOIRE__ADMIN__PORT", &port)]).await;
+    expect_refusal(&output, &[&port]);
+}
+
+#[tokio::test]
 async fn a_data_directory_in_use_stops_the_start_and_is_named() {
     let first = Process::start().await;
     first.client.write("a", "tab-1", &Peer::new().insert(0, "mine")).await;
@@ -230,6 +281,9 @@ async fn an_address_that_others_reach_needs_leave_while_there_is_no_auth() {
     for host in ["0.0.0.0", "::", "192.0.2.1", "example.org"] {
         let output = start_in(directory.path(), &[("PROMPTGRIMOIRE__SERVER__HOST", host)]).await;
         expect_refusal(&output, &["server.host", "auth.allow_anonymous"]);
+        let variables = [("PROMPTGRIMOIRE__ADMIN__HOST", host), ("PROMPTGRIMOIRE__ADMIN__PORT", "0")];
+        let output = start_in(directory.path(), &variables).await;
+        expect_refusal(&output, &["admin.host", "auth.allow_anonymous"]);
     }
 }
 

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 
-use super::{Stream, base64, bytes_of, within_deadline};
+use super::{Certificate, Stream, base64, bytes_of, within_deadline};
 
 /// Asks one server.
 #[derive(Clone)]
@@ -20,12 +20,12 @@ pub struct Client {
 
 impl Client {
     pub fn new(address: SocketAddr) -> Self {
-        Self::built(address, reqwest::Client::builder())
+        Self::built("http", address, reqwest::Client::builder())
     }
 
     /// Speaks HTTP/2 from the first byte, in clear text.
     pub fn with_http2(address: SocketAddr) -> Self {
-        Self::built(address, reqwest::Client::builder().http2_prior_knowledge())
+        Self::built("http", address, reqwest::Client::builder().http2_prior_knowledge())
     }
 
     /// The same, with a token in every request.
@@ -36,9 +36,24 @@ impl Client {
         Self { base: self.base.clone(), http: builder.build().expect("a client can be built") }
     }
 
-    fn built(address: SocketAddr, builder: reqwest::ClientBuilder) -> Self {
+    /// Over TLS, with what the server prefers; believes this certificate and no other.
+    pub fn with_tls(address: SocketAddr, certificate: &Certificate) -> Self {
+        Self::built("https", address, Self::believing(certificate))
+    }
+
+    /// Over TLS, and HTTP/1.1 only.
+    pub fn with_tls_and_http1(address: SocketAddr, certificate: &Certificate) -> Self {
+        Self::built("https", address, Self::believing(certificate).http1_only())
+    }
+
+    fn believing(certificate: &Certificate) -> reqwest::ClientBuilder {
+        let root = reqwest::Certificate::from_der(&certificate.der).expect("a certificate");
+        reqwest::Client::builder().tls_certs_only([root]).tls_info(true)
+    }
+
+    fn built(scheme: &str, address: SocketAddr, builder: reqwest::ClientBuilder) -> Self {
         let http = builder.no_proxy().build().expect("a client can be built");
-        Self { base: format!("http://{address}"), http }
+        Self { base: format!("{scheme}://{address}"), http }
     }
 
     /// The server's address, as programs are given it.
@@ -228,6 +243,13 @@ impl Raw {
     pub async fn connect_narrow(address: SocketAddr) -> Self {
         let socket = TcpSocket::new_v4().expect("a socket");
         socket.set_recv_buffer_size(16 << 10).expect("the size can be set");
+        Self::connected(socket, address).await
+    }
+
+    /// From another address of the loopback network.
+    pub async fn connect_from(source: [u8; 4], address: SocketAddr) -> Self {
+        let socket = TcpSocket::new_v4().expect("a socket");
+        socket.bind((source, 0).into()).expect("all of 127.0.0.0/8 is this machine's");
         Self::connected(socket, address).await
     }
 

@@ -1,6 +1,7 @@
 //! Servers to ask, clients that ask, and what they understand of the answers.
 
 pub mod awareness;
+pub mod certificate;
 pub mod client;
 pub mod faulty_disk;
 pub mod journal;
@@ -16,6 +17,7 @@ use std::time::Duration;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
+pub use self::certificate::Certificate;
 pub use self::client::{Ack, Answer, Client, Raw};
 pub use self::peer::Peer;
 pub use self::process::Process;

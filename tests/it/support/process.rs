@@ -11,6 +11,7 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 use tokio::process::{Child, ChildStdout, Command};
 use tokio::task::JoinHandle;
 
+use super::certificate::{certificate_file, key_file};
 use super::{Client, DEADLINE, within_deadline};
 
 /// What a start is given beyond the usual, for the next start too.
@@ -64,6 +65,19 @@ impl Process {
         Self::launch(directory, How { arguments: arguments.collect(), variables: variables.collect() }).await
     }
 
+    /// Over TLS with the files of `certificates`. Its `client` speaks in clear text, and is not heard.
+    pub async fn start_with_tls(certificates: &Path, variables: &[(&str, &str)]) -> Self {
+        let (certificate, key) = (certificate_file(certificates), key_file(certificates));
+        let path = |path: &PathBuf| path.to_str().expect("UTF-8").to_owned();
+        let (certificate, key) = (path(&certificate), path(&key));
+        let mut all = vec![
+            ("PROMPTGRIMOIRE__TLS__CERTIFICATE", certificate.as_str()),
+            ("PROMPTGRIMOIRE__TLS__KEY", key.as_str()),
+        ];
+        all.extend(variables);
+        Self::start_with(&all).await
+    }
+
     async fn launch(directory: TempDir, how: How) -> Self {
         let mut command = command(directory.path());
         command
@@ -83,7 +97,9 @@ impl Process {
         within_deadline("line that names the address", stdout.read_line(&mut line))
             .await
             .expect("standard output can be read");
-        let Some(address) = line.trim_end().strip_prefix("listening on http://") else {
+        let announced = line.trim_end().strip_prefix("listening on http");
+        let announced = announced.map(|rest| rest.strip_prefix('s').unwrap_or(rest));
+        let Some(address) = announced.and_then(|rest| rest.strip_prefix("://")) else {
             panic!("the binary did not say where it listens: {line:?} {:?}", errors.await);
         };
         let address = address.parse().expect("an address with its port");
@@ -107,10 +123,32 @@ impl Process {
 
     /// SIGTERM: the request to stop. Returns at once.
     pub fn terminate(&self) {
+        self.signal(libc::SIGTERM);
+    }
+
+    /// SIGHUP: the request to read again what can be read again.
+    pub fn hang_up(&self) {
+        self.signal(libc::SIGHUP);
+    }
+
+    fn signal(&self, signal: libc::c_int) {
         let id = i32::try_from(self.id()).expect("process ids are small");
         // SAFETY: sends a signal to a child that was not waited for, so the id is still its own.
-        let sent = unsafe { libc::kill(id, libc::SIGTERM) };
+        let sent = unsafe { libc::kill(id, signal) };
         assert_eq!(sent, 0, "the signal can be sent");
+    }
+
+    /// Where the listener for operations is: the line after the one that names the address.
+    pub async fn admin_address(&mut self) -> SocketAddr {
+        let mut line = String::new();
+        within_deadline("line that names the admin address", self.stdout.read_line(&mut line))
+            .await
+            .expect("standard output can be read");
+        let address = line.trim_end().strip_prefix("admin listening on http://");
+        address
+            .unwrap_or_else(|| panic!("no admin address: {line:?}"))
+            .parse()
+            .expect("an address with its port")
     }
 
     /// Waits until the process has ended.

@@ -1,6 +1,6 @@
 //! The server inside the test's own process.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::thread::JoinHandle;
 
 use promptgrimoire::server::{self, StartError};
@@ -8,13 +8,16 @@ use promptgrimoire::settings::{Settings, StoreUrl};
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 
-use super::{Client, until};
+use super::certificate::{certificate_file, key_file};
+use super::{Certificate, Client, until};
 
 /// A server on a free port, stopped and cleared away when dropped.
 ///
 /// It has threads of its own, so a test that keeps its thread busy doesn't hold it up.
 pub struct Server {
     pub address: SocketAddr,
+    /// Of the listener for operations, where the settings ask for one.
+    pub admin: Option<SocketAddr>,
     /// A client without a name that asks this server.
     pub client: Client,
     shutdown: CancellationToken,
@@ -41,6 +44,18 @@ impl Server {
         Self::launch(url, Some(directory), change).await
     }
 
+    /// Over TLS with this certificate, documents in memory. Its `client` speaks in clear text, and is not heard.
+    pub async fn start_with_tls(certificate: &Certificate, change: impl FnOnce(&mut Settings)) -> Self {
+        let directory = TempDir::with_prefix("promptgrimoire-").expect("a temporary directory can be made");
+        certificate.write_to(directory.path());
+        let files = (certificate_file(directory.path()), key_file(directory.path()));
+        let with_tls = |settings: &mut Settings| {
+            (settings.tls.certificate, settings.tls.key) = (Some(files.0), Some(files.1));
+            change(settings);
+        };
+        Self::launch(StoreUrl::Memory, Some(directory), with_tls).await
+    }
+
     async fn launch(url: StoreUrl, directory: Option<TempDir>, change: impl FnOnce(&mut Settings)) -> Self {
         let mut settings = Settings::default();
         settings.server.port = 0;
@@ -58,16 +73,17 @@ impl Server {
                 .build()
                 .expect("a runtime can be built");
             runtime.block_on(async {
-                let listener = server::bind(&settings).await?;
-                let port = listener.local_addr().expect("a bound socket has an address").port();
-                let _ = announce.send(port);
-                server::run(settings, listener, stop).await
+                let listeners = server::bind(&settings).await?;
+                let address = |listener: &tokio::net::TcpListener| {
+                    listener.local_addr().expect("a bound socket has an address")
+                };
+                let _ = announce.send((address(&listeners.public), listeners.admin.as_ref().map(address)));
+                server::run(settings, listeners, stop).await
             })
         });
-        let port = announced.await.expect("the server binds");
-        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        let (address, admin) = announced.await.expect("the server binds");
         let client = Client::new(address);
-        Self { address, client, shutdown, running: Some(running), _directory: directory }
+        Self { address, admin, client, shutdown, running: Some(running), _directory: directory }
     }
 
     /// Tells the server to stop, as a signal does. Returns at once.
