@@ -4,7 +4,7 @@
 //! Presence is not content: it lives under a lock of its own, held for one method at a time.
 
 use std::marker::PhantomData;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -259,6 +259,8 @@ pub(super) struct Shared {
     presence: Mutex<Presence>,
     /// What the replica takes in memory, in bytes, roughly.
     pub(super) resident_bytes: AtomicUsize,
+    /// Set before the streams are told so.
+    stopping: AtomicBool,
     /// Those of all documents.
     pub(super) metrics: Arc<Documents>,
 }
@@ -314,6 +316,7 @@ impl Document {
             live: broadcast::Sender::new(settings.broadcast_messages),
             presence: Mutex::new(Presence::new(settings.awareness_states_max)),
             resident_bytes: AtomicUsize::new(0),
+            stopping: AtomicBool::new(false),
             metrics,
         });
         let parts =
@@ -746,7 +749,13 @@ impl<L> Document<L> {
 
     /// Tells every stream that the server is stopping: it is the last that they are sent.
     pub fn end_streams(&self) {
+        self.0.shared.stopping.store(true, Ordering::Release);
         self.0.shared.tell(Told::Closed(Closing::ShuttingDown));
+    }
+
+    /// Whether the streams were told that the server is stopping: for those who fell behind and did not hear it.
+    pub fn has_ended_streams(&self) -> bool {
+        self.0.shared.stopping.load(Ordering::Acquire)
     }
 
     /// Forgets what is known of the document: the store has got another one under its name.

@@ -263,6 +263,10 @@ impl Reader {
                 missed.extend_from_slice(self.voice.awareness(self.epoch, None, &awareness).as_bytes());
             }
             self.catch_up_clients(&mut missed);
+            // When many streams end at once, each one's leaving pushes the last word out of the broadcast.
+            if self.document.has_ended_streams() {
+                self.end(Closing::ShuttingDown, &mut missed);
+            }
         }
         (!missed.is_empty()).then(|| missed.freeze())
     }

@@ -45,6 +45,24 @@ async fn shutdown_ends_open_event_streams_and_returns() {
     }
 }
 
+/// The failure: each stream's end tells all others who has left, and the word of the shutdown is lost among so many.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_whole_class_on_one_document_is_told_of_the_shutdown() {
+    let server = Server::start_with(|settings| settings.server.drain_seconds = 30).await;
+    let mut streams = Vec::new();
+    for number in 0..200 {
+        let mut stream = server.client.events("a", &format!("tab-{number}")).await;
+        stream.sync().await;
+        streams.push(stream);
+    }
+    server.shut_down();
+    for mut stream in streams {
+        let Some(Frame::Event(last)) = stream.rest().await.pop() else { panic!("no event at the end") };
+        assert_eq!((last.name.as_str(), &last.json()["code"]), ("closed", &json!("shutting_down")));
+    }
+    server.returned().await;
+}
+
 /// The failure: a server that waits for each browser in turn.
 #[tokio::test]
 async fn readers_that_take_nothing_do_not_hold_up_a_shutdown() {
