@@ -91,6 +91,7 @@ impl ApiError {
             &self,
             Self::TooLarge { body_pending: true, .. } | Self::BodyTooSlow { .. } | Self::BodyBroken(_)
         );
+        let is_quarantined = matches!(&self, Self::Document(DocumentError::Quarantined));
         let described = self.describe();
         let mut response = problem(&described);
         let headers = response.headers_mut();
@@ -100,7 +101,8 @@ impl ApiError {
         if body_pending {
             headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
-        if described.status == StatusCode::SERVICE_UNAVAILABLE {
+        // Waiting helps, but for what it takes the operator to end.
+        if described.status == StatusCode::SERVICE_UNAVAILABLE && !is_quarantined {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(RETRY_AFTER_SECONDS));
         }
         response
@@ -240,6 +242,13 @@ fn describe_document(error: DocumentError, detail: String) -> Described {
                 ..described(StatusCode::SERVICE_UNAVAILABLE, "unavailable", vec![])
             }
         }
+        DocumentError::Quarantined => Described {
+            detail: "this document has killed the process that works on it, or run out its time, more than once, and \
+                     is out of service; its operator can export it, delete it, or release it with \
+                     DELETE /admin/quarantine/{doc}; other documents are not affected"
+                .into(),
+            ..described(StatusCode::SERVICE_UNAVAILABLE, "quarantined", vec![])
+        },
         DocumentError::Damaged { detail } => {
             tracing::error!(detail, "answered 503: {detail}");
             Described {

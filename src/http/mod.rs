@@ -19,6 +19,7 @@ mod metrics;
 mod openapi;
 mod pages;
 mod presence;
+mod quarantine;
 mod reader;
 mod restore;
 mod route;
@@ -112,6 +113,8 @@ fn table(
         at("/import", "POST", archives::import(registry.clone(), limits)),
         at("/docs/{doc}", "DELETE, GET, HEAD, PUT", admin::document(registry.clone(), limits)),
         at("/docs", "GET, HEAD", admin::documents(registry.clone())),
+        at("/admin/quarantine", "GET, HEAD", quarantine::all(registry.clone())),
+        at("/admin/quarantine/{doc}", "DELETE", quarantine::one(registry.clone())),
         at("/healthz", "GET, HEAD", health::healthz()),
         at("/readyz", "GET, HEAD", health::readyz(registry.clone(), stopping)),
         at("/metrics", "GET, HEAD", metrics::route(registry, streams.clone(), metrics)),

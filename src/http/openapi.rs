@@ -106,6 +106,11 @@ fn problems_of_all(path: &str, operation: &Value) -> Vec<&'static str> {
     if path.contains("{doc}") {
         problems.push("invalid_document_id");
     }
+    // Rows can be exported, and deleted, whatever is in them.
+    let is_of_rows = path.ends_with("/export") || operation["operationId"] == "deleteDocument";
+    if path.starts_with("/docs/{doc}") && !is_of_rows {
+        problems.push("quarantined");
+    }
     if operation.get("requestBody").is_some() {
         problems.extend(["invalid_body", "request_timeout", "too_large"]);
     }
@@ -165,8 +170,10 @@ mod tests {
     use super::super::{Limits, table};
     use super::*;
     use crate::document::handle;
+    use crate::document::quarantine::Quarantine;
     use crate::metrics::Metrics;
     use crate::registry::{self, Registry};
+    use crate::sandbox::{self, Sandbox};
     use crate::store::memory::MemoryStore;
 
     /// Address and methods of each line of the URL table. The parts behind it are there and idle.
@@ -178,10 +185,15 @@ mod tests {
             awareness_states_max: 1,
             keep_updates: 1,
             keep_days: 1,
+            collect_deleted: false,
         };
         let settings = registry::Settings { evict_after: Duration::MAX, resident_bytes_max: 1, document };
         let store = Arc::new(MemoryStore::new());
-        let registry = Registry::start(settings, store, metrics.documents.clone(), stopping.clone());
+        let work = sandbox::Settings { program: None, memory_bytes_max: 1, time_max: Duration::MAX };
+        let sandbox = Sandbox::new(work, <[u8]>::to_vec, metrics.sandbox.clone());
+        let quarantine = Arc::new(Quarantine::empty(store.clone(), metrics.sandbox.clone()));
+        let documents = metrics.documents.clone();
+        let registry = Registry::start(settings, store, documents, sandbox, quarantine, stopping.clone());
         let settings = events::Settings {
             heartbeat: Duration::from_secs(1),
             stalled_after: Duration::from_secs(1),

@@ -56,6 +56,7 @@ async fn list_clients(
     }
     let id = parse_document_id(&id)?;
     request.accepts(&[JSON], JSON)?;
+    registry.check_in_service(&id)?;
     let clients = registry.find_open(&id).map_or_else(Vec::new, |document| document.clients());
     Ok(json(&Clients { clients }))
 }
@@ -92,6 +93,7 @@ async fn post_awareness(
         (client_id, parse_base64("update", &required("update", posted.update)?)?)
     };
     check_size(update.len(), bytes_max)?;
+    registry.check_in_service(&id)?;
     registry.open(&id).apply_awareness(&client_id, &update)?;
     Ok(empty(StatusCode::NO_CONTENT))
 }
@@ -119,6 +121,7 @@ async fn put_awareness(
     if state != "null" && !state.starts_with('{') {
         return Err(ApiError::InvalidJson { reason: "an object is expected, or null to leave".into() });
     }
+    registry.check_in_service(&id)?;
     registry.open(&id).put_awareness(&client_id, (state != "null").then_some(state))?;
     Ok(empty(StatusCode::NO_CONTENT))
 }

@@ -20,11 +20,13 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, info, warn};
 
-use crate::document::handle;
+use crate::document::quarantine::Quarantine;
+use crate::document::{handle, job};
 use crate::http::events::{self, Streams};
 use crate::http::{self, Limits};
 use crate::metrics::{Connections, Gauge, Metrics};
 use crate::registry::{self, Registry};
+use crate::sandbox::{self, Sandbox};
 use crate::settings::{Settings, StoreUrl};
 use crate::store::Store;
 use crate::store::memory::MemoryStore;
@@ -88,11 +90,13 @@ pub async fn run(
 ) -> Result<(), StartError> {
     let metrics = Arc::new(Metrics::default());
     let store = open_counted_store(&settings, &metrics).await?;
+    let quarantine = Quarantine::open(store.clone(), metrics.sandbox.clone());
+    let quarantine = quarantine.await.map_err(|error| StartError::Store(error.to_string()))?;
     if let Ok(address) = listener.local_addr() {
         // The one line on standard output: scripts read the port from it.
         println!("listening on http://{address}");
     }
-    let parts = Parts::start(&settings, store.clone(), metrics, shutdown.clone());
+    let parts = Parts::start(&settings, store.clone(), quarantine, metrics, shutdown.clone());
     let connections = accept(&settings, listener, &parts, &shutdown).await;
     info!("stopping: streams end, running requests have {} s", settings.server.drain_seconds);
     parts.registry.end_streams();
@@ -134,6 +138,17 @@ async fn open_counted_store(settings: &Settings, metrics: &Metrics) -> Result<Ar
     }
 }
 
+/// The helpers that the settings allow for. None is started before there is work.
+pub fn sandbox(settings: &Settings, metrics: &Metrics) -> Sandbox {
+    let documents = &settings.documents;
+    let limits = sandbox::Settings {
+        program: settings.helper_program.clone(),
+        memory_bytes_max: documents.helper_memory_mib << 20,
+        time_max: Duration::from_secs_f64(documents.helper_seconds),
+    };
+    Sandbox::new(limits, job::work, metrics.sandbox.clone())
+}
+
 /// What connections share.
 struct Parts {
     registry: Registry,
@@ -147,6 +162,7 @@ impl Parts {
     fn start(
         settings: &Settings,
         store: Arc<dyn Store>,
+        quarantine: Quarantine,
         metrics: Arc<Metrics>,
         stopping: CancellationToken,
     ) -> Self {
@@ -160,9 +176,17 @@ impl Parts {
                 awareness_states_max: AWARENESS_STATES_MAX,
                 keep_updates: settings.history.keep_updates,
                 keep_days: settings.history.keep_days,
+                collect_deleted: settings.history.collect_deleted,
             },
         };
-        let registry = Registry::start(registry_settings, store, metrics.documents.clone(), stopping.clone());
+        let registry = Registry::start(
+            registry_settings,
+            store,
+            metrics.documents.clone(),
+            sandbox(settings, &metrics),
+            Arc::new(quarantine),
+            stopping.clone(),
+        );
         let stream_settings = events::Settings {
             heartbeat: Duration::from_secs(settings.server.heartbeat_seconds),
             stalled_after: Duration::from_secs(limits.stalled_seconds),

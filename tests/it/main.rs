@@ -26,6 +26,7 @@ mod readme;
 mod real_input;
 mod resources;
 mod restoring;
+mod sandbox;
 mod settings;
 mod sizes;
 mod state;

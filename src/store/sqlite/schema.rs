@@ -10,7 +10,7 @@ use super::OpenError;
 /// Marks the file as ours, "PGSy", so that no other program's database is taken for a store.
 const APPLICATION_ID: i32 = 0x5047_5379;
 /// Raised with every change of the tables. A newer one than this is not opened.
-const VERSION: i32 = 2;
+const VERSION: i32 = 3;
 
 /// The index of names; dropped and made anew to delete a damaged document.
 pub const DOCUMENTS_NAME: &str = "CREATE UNIQUE INDEX documents_name ON documents (name)";
@@ -19,7 +19,7 @@ pub const DOCUMENTS_NAME: &str = "CREATE UNIQUE INDEX documents_name ON document
 ///
 /// `log` and `snapshots` have no row ids: the rows of one document lie together, in order, and are found
 /// in one step. In `log` the content comes last, so that scanning by time need not follow long ones.
-const TABLES: [(&str, &str); 12] = [
+const TABLES: [(&str, &str); 13] = [
     (
         "documents",
         "CREATE TABLE documents (id INTEGER PRIMARY KEY, name TEXT NOT NULL, epoch TEXT NOT NULL, \
@@ -63,12 +63,19 @@ const TABLES: [(&str, &str); 12] = [
         "CREATE TABLE freezes (document INTEGER PRIMARY KEY, since INTEGER NOT NULL, \
          checksum INTEGER NOT NULL) STRICT",
     ),
+    (
+        "strikes",
+        "CREATE TABLE strikes (document TEXT PRIMARY KEY, count INTEGER NOT NULL, reason TEXT NOT NULL, \
+         last_at INTEGER NOT NULL, quarantined_at INTEGER, checksum INTEGER NOT NULL) STRICT, WITHOUT ROWID",
+    ),
     ("probe", "CREATE TABLE probe (id INTEGER PRIMARY KEY, count INTEGER NOT NULL) STRICT"),
 ];
 
-/// The tables that version 1 has not.
-const SINCE_VERSION_2: [&str; 6] =
-    ["journal", "journal_index", "receipts", "receipts_time", "versions", "freezes"];
+/// The tables that came after version 1, and with which version.
+const LATER: [(i32, &[&str]); 2] = [
+    (2, &["journal", "journal_index", "receipts", "receipts_time", "versions", "freezes"]),
+    (3, &["strikes"]),
+];
 
 /// How long a connection waits for another one's lock: only foreign programs (a backup, a shell) hold any.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
@@ -141,7 +148,7 @@ pub fn create_or_check(connection: &mut Connection, path: &Path) -> Result<(), O
         return Err(OpenError::Newer { path: path.to_owned(), found: version, known: VERSION });
     }
     if version < VERSION {
-        upgrade(connection).map_err(broken)?;
+        upgrade(connection, version).map_err(broken)?;
     }
     for (name, expected) in TABLES {
         let sql: Option<String> = connection
@@ -168,10 +175,11 @@ fn create(connection: &mut Connection) -> rusqlite::Result<()> {
     transaction.commit()
 }
 
-/// Adds the tables that came after version 1.
-fn upgrade(connection: &mut Connection) -> rusqlite::Result<()> {
+/// Adds the tables that came after version `from`.
+fn upgrade(connection: &mut Connection, from: i32) -> rusqlite::Result<()> {
     let transaction = connection.transaction()?;
-    for (_, sql) in TABLES.iter().filter(|(name, _)| SINCE_VERSION_2.contains(name)) {
+    let is_new = |name: &str| LATER.iter().any(|(since, names)| *since > from && names.contains(&name));
+    for (_, sql) in TABLES.iter().filter(|(name, _)| is_new(name)) {
         transaction.execute_batch(sql)?;
     }
     transaction.execute_batch(&format!("PRAGMA user_version = {VERSION};"))?;
