@@ -11,9 +11,10 @@
 //! - a document's sequences are dense, and each stream carries every one of them in order;
 //! - every prefix of a log is a valid Yjs document: nothing is ever parked;
 //! - a refused change leaves no trace in memory, in the log, or on a stream;
-//! - imports point down: `server` → `http` → `registry` → `document` → `store` → `event`, `ids`, `metrics`.
+//! - imports point down: `server` → `http` → `registry` → `document` → `store`, `sandbox` → `event`, `ids`, `metrics`.
 //!
-//! Beside that way: `archive` is the text form of whole documents, which `http` serves and takes, and `transfer` writes
+//! Beside that way: what may hang or crash in the CRDT library, such as writing snapshots and rebuilding the past, is
+//! done by helper processes (`sandbox`), and a document that does them in is quarantined. `archive` is the text form of whole documents, which `http` serves and takes, and `transfer` writes
 //! and reads as a command.
 
 pub mod archive;
@@ -24,6 +25,7 @@ pub mod http;
 pub mod ids;
 pub mod metrics;
 pub mod registry;
+pub mod sandbox;
 pub mod server;
 pub mod settings;
 pub mod store;

@@ -4,14 +4,16 @@ use std::fs::File;
 use std::io::{BufReader, BufWriter};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use clap::{Parser, Subcommand};
 use promptgrimoire::auth;
 use promptgrimoire::auth::access::Access;
 use promptgrimoire::auth::keys::Algorithm;
 use promptgrimoire::auth::mint::{self, Order};
+use promptgrimoire::document::job;
 use promptgrimoire::ids::DocumentId;
+use promptgrimoire::sandbox::helper;
 use promptgrimoire::settings::Settings;
 use promptgrimoire::transfer::Selection;
 use promptgrimoire::{server, telemetry, transfer};
@@ -69,6 +71,14 @@ enum Command {
         #[arg(long, value_name = "FILE")]
         private_key: Option<PathBuf>,
     },
+    /// Works on documents for a server, which starts it.
+    #[command(hide = true)]
+    Helper {
+        #[arg(long)]
+        memory_bytes: u64,
+        #[arg(long)]
+        job_seconds: u64,
+    },
     /// Reads what `export` wrote. Documents that exist are left as they are. A running server has /import.
     Import {
         /// Where from; standard input when left out.
@@ -79,8 +89,19 @@ enum Command {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    if let Some(Command::Helper { memory_bytes, job_seconds }) = arguments.command {
+        let job_time_max = Duration::from_secs(job_seconds);
+        let limits = helper::Limits { memory_bytes_max: memory_bytes, job_time_max };
+        return match helper::serve(limits, job::work) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => fail(EXIT_FAILED, &error),
+        };
+    }
     let settings = match Settings::load(arguments.config.as_deref(), std::env::vars_os()) {
-        Ok(settings) => settings,
+        Ok(mut settings) => {
+            settings.helper_program = own_program();
+            settings
+        }
         Err(error) => return fail(EXIT_SETTINGS, &error),
     };
     if let Err(error) = telemetry::start(&settings.log) {
@@ -100,6 +121,11 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => fail(EXIT_FAILED, &*error),
     }
+}
+
+/// This program, to be started again: on Linux the very file that runs, also when it was replaced meanwhile.
+fn own_program() -> Option<PathBuf> {
+    if cfg!(target_os = "linux") { Some("/proc/self/exe".into()) } else { std::env::current_exe().ok() }
 }
 
 fn fail(code: u8, error: &(impl std::fmt::Display + ?Sized)) -> ExitCode {
@@ -160,6 +186,8 @@ async fn carry_out(settings: &Settings, command: Command) -> Result<(), Box<dyn 
             };
             (outcome, "exported")
         }
+        // Done before any settings are read.
+        Command::Helper { .. } => return Ok(()),
         Command::Import { input } => {
             let outcome = match &input {
                 Some(path) => {

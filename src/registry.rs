@@ -21,9 +21,11 @@ use crate::auth::access::Admin;
 use crate::auth::grant::{Grant, GrantOfAll};
 use crate::auth::revocations::{Revocation, Revocations};
 use crate::document::authors::Authors;
-use crate::document::handle::{self, Document, DocumentError};
+use crate::document::handle::{self, Document, DocumentError, Surroundings};
+use crate::document::quarantine::{OutOfService, Quarantine};
 use crate::ids::DocumentId;
 use crate::metrics::{Documents, Size};
+use crate::sandbox::Sandbox;
 use crate::store::{Archive, Store, StoreError, Summary};
 
 /// How often presence ages and idle documents are looked for.
@@ -50,6 +52,8 @@ struct Inner {
     revocations: Arc<Revocations>,
     open: Mutex<HashMap<DocumentId, Document>>,
     authors: Arc<Authors>,
+    sandbox: Sandbox,
+    quarantine: Arc<Quarantine>,
     tasks: TaskTracker,
 }
 
@@ -64,11 +68,15 @@ impl Registry {
         store: Arc<dyn Store>,
         metrics: Arc<Documents>,
         revocations: Arc<Revocations>,
+        sandbox: Sandbox,
+        quarantine: Arc<Quarantine>,
         closing: CancellationToken,
     ) -> Self {
         let tasks = TaskTracker::new();
         let (open, authors) = (Mutex::default(), Arc::default());
-        let registry = Self(Arc::new(Inner { settings, store, metrics, revocations, open, authors, tasks }));
+        let inner =
+            Inner { settings, store, metrics, revocations, open, authors, sandbox, quarantine, tasks };
+        let registry = Self(Arc::new(inner));
         let sweeping = registry.clone();
         registry.0.tasks.spawn(async move {
             let mut ticks = tokio::time::interval(SWEEP);
@@ -95,16 +103,22 @@ impl Registry {
         if let Some(document) = open.get(id) {
             return document.clone();
         }
-        let document = Document::start(
-            id.clone(),
-            self.0.store.clone(),
-            self.0.settings.document.clone(),
-            self.0.metrics.clone(),
-            self.0.authors.clone(),
-            &self.0.tasks,
-        );
+        let document = Document::start(id.clone(), &self.surroundings());
         open.insert(id.clone(), document.clone());
         document
+    }
+
+    fn surroundings(&self) -> Surroundings {
+        let inner = &self.0;
+        Surroundings {
+            store: inner.store.clone(),
+            settings: inner.settings.document.clone(),
+            metrics: inner.metrics.clone(),
+            authors: inner.authors.clone(),
+            sandbox: inner.sandbox.clone(),
+            quarantine: inner.quarantine.clone(),
+            tasks: inner.tasks.clone(),
+        }
     }
 
     /// The document that the grant is for, if it is open or was ever written: asking for others opens nothing.
@@ -127,8 +141,9 @@ impl Registry {
     /// What is known of a document without opening it.
     ///
     /// # Errors
-    /// `NotFound`, `Unavailable`, `Damaged`.
+    /// `NotFound`, `Unavailable`, `Damaged`, `Quarantined`.
     pub async fn summary<L>(&self, grant: &Grant<L>) -> Result<Summary, DocumentError> {
+        self.check_in_service(grant.document())?;
         self.0.store.summary(grant.document()).await?.ok_or(DocumentError::NotFound)
     }
 
@@ -159,11 +174,7 @@ impl Registry {
     /// `Invalid` if its updates do not make up a document, `Unavailable`.
     pub async fn unarchive(&self, grant: &Grant<Admin>, archive: Archive) -> Result<bool, DocumentError> {
         debug_assert_eq!(grant.document(), &archive.summary.document, "a grant is for one document");
-        let checking =
-            tokio::task::spawn_blocking(move || crate::document::check_archive(&archive).map(|()| archive));
-        let interrupted = |_| DocumentError::Unavailable { reason: "checking was interrupted".into() };
-        let archive =
-            checking.await.map_err(interrupted)?.map_err(|reason| DocumentError::Invalid { reason })?;
+        crate::document::check_archive(&self.0.sandbox, &archive).await?;
         let id = archive.summary.document.clone();
         let written = self.0.store.unarchive(archive).await?;
         if written {
@@ -184,6 +195,30 @@ impl Registry {
         self.0.store.add_revocation(revocation.clone(), keep_since).await?;
         self.0.revocations.add(revocation);
         Ok(())
+    }
+
+    /// Whether anything may be asked of a document.
+    ///
+    /// # Errors
+    /// `Quarantined`.
+    pub fn check_in_service(&self, id: &DocumentId) -> Result<(), DocumentError> {
+        self.0.quarantine.check(id)
+    }
+
+    /// Documents that are out of service, in the order of their ids.
+    ///
+    /// # Errors
+    /// `Unavailable`.
+    pub async fn out_of_service(&self, _grant: &GrantOfAll) -> Result<Vec<OutOfService>, DocumentError> {
+        self.0.quarantine.list().await
+    }
+
+    /// Puts a quarantined document back into service.
+    ///
+    /// # Errors
+    /// `NotFound` if it is not quarantined, `Unavailable`.
+    pub async fn release(&self, grant: &Grant<Admin>) -> Result<(), DocumentError> {
+        self.0.quarantine.release(grant.document()).await
     }
 
     /// What the store holds.

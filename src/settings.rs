@@ -19,6 +19,11 @@ const DEFAULT_FILE: &str = "settings.toml";
 const PORT_VARIABLE: &str = "PROMPTGRIMOIRE_PORT";
 const VARIABLE_PREFIX: &str = "PROMPTGRIMOIRE__";
 
+/// 1 PiB: no machine has more.
+const HELPER_MEMORY_MIB_MAX: u64 = 1 << 30;
+/// Nobody waits longer for an answer.
+const HELPER_SECONDS_MAX: f64 = 3600.0;
+
 /// Why the settings cannot be used: one line that names the key.
 #[derive(Debug, thiserror::Error)]
 pub enum SettingsError {
@@ -45,6 +50,9 @@ pub struct Settings {
     pub rates: Rates,
     pub cors: Cors,
     pub log: Log,
+    /// This program, which helpers are processes of. Nothing that can be set: `main` knows. `None`: no helpers.
+    #[serde(skip)]
+    pub helper_program: Option<PathBuf>,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -199,11 +207,13 @@ impl TryFrom<String> for StoreUrl {
 pub struct Documents {
     pub idle_seconds: u64,
     pub memory_mib: usize,
+    pub helper_seconds: f64,
+    pub helper_memory_mib: u64,
 }
 
 impl Default for Documents {
     fn default() -> Self {
-        Self { idle_seconds: 60, memory_mib: 1024 }
+        Self { idle_seconds: 60, memory_mib: 1024, helper_seconds: 10.0, helper_memory_mib: 1024 }
     }
 }
 
@@ -212,11 +222,12 @@ impl Default for Documents {
 pub struct History {
     pub keep_updates: u64,
     pub keep_days: u32,
+    pub collect_deleted: bool,
 }
 
 impl Default for History {
     fn default() -> Self {
-        Self { keep_updates: 10_000, keep_days: 30 }
+        Self { keep_updates: 10_000, keep_days: 30, collect_deleted: false }
     }
 }
 
@@ -421,6 +432,16 @@ impl Settings {
             }
         }
         at_least("documents.memory_mib", self.documents.memory_mib as u64, 1)?;
+        let memory_mib = self.documents.helper_memory_mib;
+        if !(1..=HELPER_MEMORY_MIB_MAX).contains(&memory_mib) {
+            let problem = format!("is {memory_mib}; it must be 1 to {HELPER_MEMORY_MIB_MAX}");
+            return Err(SettingsError::Impossible { key: "documents.helper_memory_mib", problem });
+        }
+        let seconds = self.documents.helper_seconds;
+        if !(seconds > 0.0 && seconds <= HELPER_SECONDS_MAX) {
+            let problem = format!("is {seconds}; it must be over 0, and {HELPER_SECONDS_MAX} at the most");
+            return Err(SettingsError::Impossible { key: "documents.helper_seconds", problem });
+        }
         at_least("history.keep_updates", self.history.keep_updates, 1)?;
         at_least("history.keep_days", u64::from(self.history.keep_days), 1)?;
         let limits = &self.limits;

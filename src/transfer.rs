@@ -9,8 +9,11 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::archive::{self, InvalidArchive, Reader, Taken};
 use crate::document::check_archive;
+use crate::document::handle::DocumentError;
 use crate::ids::DocumentId;
-use crate::server::{StartError, open_store};
+use crate::metrics::Metrics;
+use crate::sandbox::Sandbox;
+use crate::server::{self, StartError, open_store};
 use crate::settings::{Settings, StoreUrl};
 use crate::store::{Store, StoreError};
 
@@ -29,6 +32,9 @@ pub enum TransferError {
     NotFound(DocumentId),
     #[error("the archive cannot be read: {0}")]
     Archive(#[from] InvalidArchive),
+    /// Nobody could look at it.
+    #[error("a document cannot be checked: {0}")]
+    Check(#[from] DocumentError),
     #[error(transparent)]
     Io(#[from] std::io::Error),
 }
@@ -119,7 +125,8 @@ pub async fn import(settings: &Settings, input: &mut impl BufRead) -> Result<Out
     let store = open(settings).await?;
     let progress = progress("imported");
     let document_bytes_max = archive::text_bytes_max(settings.limits.max_document_bytes);
-    let result = import_into(&*store, input, Reader::new(document_bytes_max), &progress).await;
+    let sandbox = server::sandbox(settings, &Metrics::default());
+    let result = import_into(&*store, &sandbox, input, Reader::new(document_bytes_max), &progress).await;
     progress.finish_and_clear();
     store.close().await;
     result
@@ -127,6 +134,7 @@ pub async fn import(settings: &Settings, input: &mut impl BufRead) -> Result<Out
 
 async fn import_into(
     store: &dyn Store,
+    sandbox: &Sandbox,
     input: &mut impl BufRead,
     mut reader: Reader,
     progress: &ProgressBar,
@@ -141,14 +149,15 @@ async fn import_into(
             Some(Taken::LeftOut { document, reason }) => (document, reason),
             Some(Taken::Document(archive)) => {
                 let document = archive.summary.document.to_string();
-                match check_archive(&archive) {
+                match check_archive(sandbox, &archive).await {
                     Ok(()) if store.unarchive(*archive).await? => {
                         outcome.documents += 1;
                         progress.inc(1);
                         continue;
                     }
                     Ok(()) => (document, "it exists already".into()),
-                    Err(reason) => (document, reason),
+                    Err(error @ DocumentError::Unavailable { .. }) => return Err(error.into()),
+                    Err(error) => (document, error.to_string()),
                 }
             }
         };

@@ -11,6 +11,7 @@
 //!
 //! Elsewhere: what an update does (`replica`), eviction (`registry`), wire formats (`http`).
 
+mod compaction;
 mod receipts;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -26,8 +27,10 @@ use tracing::{error, info, warn};
 
 use crate::event::{Event, Timestamp};
 use crate::ids::{DocumentId, Epoch, Sequence};
-use crate::store::{PageLimit, Receipt, Snapshot, Store, StoreError, Stored};
+use crate::sandbox::Sandbox;
+use crate::store::{PageLimit, Receipt, Store, StoreError, Stored};
 
+use self::compaction::Compaction;
 use super::authors::{self, Authors};
 use super::format::ClientNumber;
 use super::handle::{
@@ -35,6 +38,7 @@ use super::handle::{
     Terms, Written,
 };
 use super::json::Shown;
+use super::quarantine::Quarantine;
 use super::replica::{Allowance, ChangeError, Changed, Replica};
 use super::subscription::{Closing, Known, Position, State, Subscription, Told};
 use super::text::TextChange;
@@ -112,6 +116,8 @@ pub(super) struct Parts {
     pub(super) store: Arc<dyn Store>,
     pub(super) settings: Settings,
     pub(super) authors: Arc<Authors>,
+    pub(super) sandbox: Sandbox,
+    pub(super) quarantine: Arc<Quarantine>,
     pub(super) shared: Arc<Shared>,
     pub(super) tasks: TaskTracker,
 }
@@ -136,6 +142,8 @@ pub(super) struct Actor {
     store: Arc<dyn Store>,
     settings: Settings,
     authors: Arc<Authors>,
+    sandbox: Sandbox,
+    quarantine: Arc<Quarantine>,
     shared: Arc<Shared>,
     inbox: mpsc::Receiver<Command>,
     tasks: TaskTracker,
@@ -164,12 +172,14 @@ struct Turn {
 
 impl Actor {
     pub(super) fn new(id: DocumentId, parts: Parts, inbox: mpsc::Receiver<Command>) -> Self {
-        let Parts { store, settings, authors, shared, tasks } = parts;
+        let Parts { store, settings, authors, sandbox, quarantine, shared, tasks } = parts;
         Self {
             id,
             store,
             settings,
             authors,
+            sandbox,
+            quarantine,
             shared,
             inbox,
             tasks,
@@ -756,6 +766,7 @@ impl Actor {
             return Ok(false);
         }
         self.discard();
+        self.quarantine.forget(&self.id);
         self.life = None;
         self.in_doubt = false;
         self.shared.presence().clear_states();
@@ -783,30 +794,22 @@ impl Actor {
             return;
         }
         let (Some(replica), Some(life)) = (&self.replica, self.life) else { return };
-        let snapshot =
-            Snapshot { sequence: life.head, update: self.whole.clone().unwrap_or_else(|| replica.whole()) };
-        let state_vector = replica.state_vector();
-        self.tail = Tail { updates: 0, bytes: 0, snapshot_bytes: snapshot.update.len() as u64 };
-        let (id, store) = (self.id.clone(), self.store.clone());
-        let retention = self.settings.retention(Timestamp::from(SystemTime::now()));
-        self.compaction = Some(self.tasks.spawn(async move {
-            let size = snapshot.update.len() as u64;
-            let update = snapshot.update.clone();
-            let verified = tokio::task::spawn_blocking(move || {
-                catch_unwind(AssertUnwindSafe(|| Replica::verify(&update, &state_vector))).unwrap_or(false)
-            });
-            if !verified.await.unwrap_or(false) {
-                error!(document.id = %id, "a snapshot of document `{id}` did not load as it was; its log stays");
-                return None;
-            }
-            match store.compact(&id, life.epoch, snapshot, retention).await {
-                Ok(_oldest) => Some(size),
-                Err(error) => {
-                    warn!(document.id = %id, %error, "could not write a snapshot of document `{id}`");
-                    None
-                }
-            }
-        }));
+        if self.quarantine.holds(&self.id) {
+            return;
+        }
+        let compaction = Compaction {
+            id: self.id.clone(),
+            store: self.store.clone(),
+            sandbox: self.sandbox.clone(),
+            quarantine: self.quarantine.clone(),
+            shared: self.shared.clone(),
+            life,
+            state_vector: replica.state_vector(),
+            retention: self.settings.retention(Timestamp::from(SystemTime::now())),
+            collects_deleted: self.settings.collect_deleted,
+        };
+        self.tail = Tail { updates: 0, bytes: 0, ..self.tail };
+        self.compaction = Some(self.tasks.spawn(compaction.run()));
     }
 
     fn compacted(&mut self, snapshot_bytes: Option<u64>) {
@@ -817,6 +820,9 @@ impl Actor {
                 self.tail.snapshot_bytes = snapshot_bytes;
             }
             None => _ = self.shared.metrics.compactions_failed.inc(),
+        }
+        if self.quarantine.holds(&self.id) {
+            self.discard();
         }
     }
 

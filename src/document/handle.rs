@@ -17,14 +17,17 @@ use crate::auth::grant::Grant;
 use crate::event::{Event, Origin, Timestamp};
 use crate::ids::{ClientId, DocumentId, Epoch, Sequence};
 use crate::metrics::Documents;
+use crate::sandbox::Sandbox;
 use crate::store::{PageLimit, Retention, Store, StoreError};
 
 use super::actor::{Actor, ChangeRequest, Command, FreezeRequest, Parts};
 use super::authors::{self, Authors};
 use super::format::ClientNumber;
+use super::job::{self, JobError, Past};
 use super::json::Shown;
 use super::json_patch::{Fault, JsonPatch};
 use super::presence::{Client, Connected, Owner, Presence, Refused};
+use super::quarantine::Quarantine;
 use super::replica::restoring::Content as Restored;
 use super::replica::{Allowance, ChangeError, Changed, Replica};
 use super::subscription::{Broadcast, Closing, Known, State, Subscription, Told};
@@ -48,6 +51,8 @@ pub struct Settings {
     /// How much of the log stays.
     pub keep_updates: u64,
     pub keep_days: u32,
+    /// Whether snapshots are without what was deleted.
+    pub collect_deleted: bool,
 }
 
 impl Settings {
@@ -99,6 +104,11 @@ pub enum DocumentError {
     /// The document is out of service: retrying does not help.
     #[error("{detail}")]
     Damaged { detail: String },
+    /// It is out of service until the operator releases it.
+    #[error(
+        "the document has killed or run out the process that works on it, more than once, and is quarantined"
+    )]
+    Quarantined,
 }
 
 impl DocumentError {
@@ -253,6 +263,18 @@ pub struct Log {
     pub next: Option<Sequence>,
 }
 
+/// What documents work with.
+#[derive(Clone)]
+pub struct Surroundings {
+    pub store: Arc<dyn Store>,
+    pub settings: Settings,
+    pub metrics: Arc<Documents>,
+    pub authors: Arc<Authors>,
+    pub sandbox: Sandbox,
+    pub quarantine: Arc<Quarantine>,
+    pub tasks: TaskTracker,
+}
+
 /// What the owning task and the handles share.
 pub(super) struct Shared {
     pub(super) live: broadcast::Sender<Arc<Broadcast>>,
@@ -263,6 +285,8 @@ pub(super) struct Shared {
     stopping: AtomicBool,
     /// Those of all documents.
     pub(super) metrics: Arc<Documents>,
+    /// Held by whoever has a job done in the sandbox: one document has one helper at a time, and one strike.
+    pub(super) job: tokio::sync::Mutex<()>,
 }
 
 impl Shared {
@@ -284,6 +308,8 @@ pub(super) struct Inner {
     inbox: mpsc::Sender<Command>,
     shared: Arc<Shared>,
     pub(super) store: Arc<dyn Store>,
+    sandbox: Sandbox,
+    pub(super) quarantine: Arc<Quarantine>,
     started: Instant,
     /// When it was last used, in milliseconds after `started`.
     used: AtomicU64,
@@ -303,14 +329,9 @@ impl Document {
     /// Starts the task that owns the document. Nothing is read before the first question.
     ///
     /// The task ends when the last handle is gone.
-    pub fn start(
-        id: DocumentId,
-        store: Arc<dyn Store>,
-        settings: Settings,
-        metrics: Arc<Documents>,
-        authors: Arc<Authors>,
-        tasks: &TaskTracker,
-    ) -> Self {
+    pub fn start(id: DocumentId, surroundings: &Surroundings) -> Self {
+        let Surroundings { store, settings, metrics, authors, sandbox, quarantine, tasks } =
+            surroundings.clone();
         let (inbox, commands) = mpsc::channel(INBOX_COMMANDS);
         let shared = Arc::new(Shared {
             live: broadcast::Sender::new(settings.broadcast_messages),
@@ -318,12 +339,20 @@ impl Document {
             resident_bytes: AtomicUsize::new(0),
             stopping: AtomicBool::new(false),
             metrics,
+            job: tokio::sync::Mutex::default(),
         });
-        let parts =
-            Parts { store: store.clone(), settings, authors, shared: shared.clone(), tasks: tasks.clone() };
+        let parts = Parts {
+            store: store.clone(),
+            settings,
+            authors,
+            sandbox: sandbox.clone(),
+            quarantine: quarantine.clone(),
+            shared: shared.clone(),
+            tasks: tasks.clone(),
+        };
         tasks.spawn(Box::new(Actor::new(id.clone(), parts, commands)).run());
-        let inner = Inner { id, inbox, shared, store, started: Instant::now(), used: AtomicU64::new(0) };
-        Self(Arc::new(inner), PhantomData)
+        let (started, used) = (Instant::now(), AtomicU64::new(0));
+        Self(Arc::new(Inner { id, inbox, shared, store, sandbox, quarantine, started, used }), PhantomData)
     }
 
     /// The document, for whoever was granted access to it.
@@ -349,7 +378,7 @@ impl Document {
     /// # Errors
     /// `Unavailable`.
     pub async fn delete(&self) -> Result<bool, DocumentError> {
-        self.ask(|reply| Command::Delete { reply }).await?
+        self.ask_in_any_case(|reply| Command::Delete { reply }).await?
     }
 }
 
@@ -530,12 +559,11 @@ impl<L> Document<L> {
     /// # Errors
     /// `NotFound` after the head too, `Gone`, `Unavailable`, `Damaged`.
     pub async fn state_at(&self, at: Sequence, state_vector: Option<Bytes>) -> Result<State, DocumentError> {
-        let (epoch, replica) = self.replica_at(at, 0).await?;
-        let update = match state_vector {
-            Some(state_vector) => replica.difference(&state_vector)?,
-            None => replica.whole(),
-        };
-        Ok(State { epoch: Some(epoch), sequence: at, update, state_vector: replica.state_vector() })
+        let _turn = self.turn_at_the_sandbox().await?;
+        let (epoch, past) = self.past(at).await?;
+        let done = job::state(&self.0.sandbox, &past, state_vector.as_deref()).await;
+        let (update, state_vector) = self.judge(done).await?;
+        Ok(State { epoch: Some(epoch), sequence: at, update, state_vector })
     }
 
     /// The text of a root as it was at a sequence.
@@ -547,18 +575,14 @@ impl<L> Document<L> {
         at: Sequence,
         root: &str,
     ) -> Result<(Epoch, Sequence, String), DocumentError> {
-        let (epoch, replica) = self.replica_at(at, 0).await?;
-        Ok((epoch, at, replica.text(root)))
+        let _turn = self.turn_at_the_sandbox().await?;
+        let (epoch, past) = self.past(at).await?;
+        let done = job::text(&self.0.sandbox, &past, root).await;
+        Ok((epoch, at, self.judge(done).await?))
     }
 
-    /// Rebuilds the document as it was, beside the one that lives.
-    ///
-    /// `number`: the Yjs client number that is written to it with, if anything is.
-    pub(super) async fn replica_at(
-        &self,
-        at: Sequence,
-        number: ClientNumber,
-    ) -> Result<(Epoch, Replica), DocumentError> {
+    /// How the document came to be what it was.
+    async fn past(&self, at: Sequence) -> Result<(Epoch, Past), DocumentError> {
         let (epoch, head) = self.head().await?;
         if at > head {
             return Err(DocumentError::NotFound);
@@ -574,13 +598,57 @@ impl<L> Document<L> {
             let up_to = PageLimit { events_max, bytes_max: usize::MAX };
             store.log(&self.0.id, after, up_to).await?.ok_or(DocumentError::NotFound)?.events
         };
-        let build = move || {
-            let updates = events.iter().filter(|event| event.sequence <= at).map(|event| &event.update[..]);
-            Replica::open(number, snapshot.as_ref().map(|snapshot| &snapshot.update[..]), updates)
-        };
+        let events = events.into_iter().take_while(|event| event.sequence <= at);
+        let updates = events.map(|event| event.update).collect();
+        Ok((epoch, Past { snapshot: snapshot.map(|snapshot| snapshot.update), updates }))
+    }
+
+    /// Rebuilds the document as it was, beside the one that lives: rehearsed in the sandbox first.
+    ///
+    /// `number`: the Yjs client number that is written to it with, if anything is.
+    async fn replica_at(
+        &self,
+        at: Sequence,
+        number: ClientNumber,
+    ) -> Result<(Epoch, Replica), DocumentError> {
+        let _turn = self.turn_at_the_sandbox().await?;
+        let (epoch, past) = self.past(at).await?;
+        let rehearsed = job::rehearse(&self.0.sandbox, &past).await;
+        let whole = self.judge(rehearsed).await?;
+        let build = move || Replica::open(number, Some(&whole), std::iter::empty());
         let interrupted = |_| DocumentError::Unavailable { reason: "rebuilding was interrupted".into() };
         let replica = tokio::task::spawn_blocking(build).await.map_err(interrupted)?;
         Ok((epoch, replica.map_err(|detail| DocumentError::Damaged { detail })?))
+    }
+
+    /// Waits until no other job is done for this document. Its past is read only then: it may be large.
+    async fn turn_at_the_sandbox(&self) -> Result<tokio::sync::MutexGuard<'_, ()>, DocumentError> {
+        let turn = self.0.shared.job.lock().await;
+        self.check_in_service()?;
+        Ok(turn)
+    }
+
+    /// What a job that failed means for the document, and for whoever asked for it.
+    async fn judge<T>(&self, done: Result<T, JobError>) -> Result<T, DocumentError> {
+        let failure = match done {
+            Ok(done) => return Ok(done),
+            Err(JobError::Refused { detail }) => return Err(DocumentError::Damaged { detail }),
+            Err(JobError::Failed(failure)) => failure,
+        };
+        if self.0.quarantine.strike(&self.0.id, &failure).await {
+            self.0.shared.tell(Told::Closed(Closing::Unavailable));
+            self.unload();
+            return Err(DocumentError::Quarantined);
+        }
+        Err(DocumentError::Unavailable { reason: failure.to_string() })
+    }
+
+    /// Whether anything may be asked of the document.
+    ///
+    /// # Errors
+    /// `Quarantined`.
+    pub fn check_in_service(&self) -> Result<(), DocumentError> {
+        self.0.quarantine.check(&self.0.id)
     }
 
     /// Waits until the document has got as far as `reached`, and says where it is then.
@@ -644,12 +712,10 @@ impl<L> Document<L> {
         at: Sequence,
         root: Option<&str>,
     ) -> Result<(Epoch, Sequence, Vec<Shown>), DocumentError> {
-        let (epoch, replica) = self.replica_at(at, 0).await?;
-        let root = root.map(str::to_owned);
-        let interrupted = |_| DocumentError::Unavailable { reason: "reading was interrupted".into() };
-        let read = move || replica.roots(root.as_deref());
-        let roots = tokio::task::spawn_blocking(read).await.map_err(interrupted)?;
-        Ok((epoch, at, roots))
+        let _turn = self.turn_at_the_sandbox().await?;
+        let (epoch, past) = self.past(at).await?;
+        let done = job::json(&self.0.sandbox, &past, root).await;
+        Ok((epoch, at, self.judge(done).await?))
     }
 
     /// The document's life and head.
@@ -673,6 +739,7 @@ impl<L> Document<L> {
     /// # Errors
     /// `NotFound`, `Gone`, `Unavailable`, `Damaged`.
     pub async fn log(&self, after: Sequence, limit: PageLimit) -> Result<Log, DocumentError> {
+        self.check_in_service()?;
         let page = self.0.store.log(&self.0.id, after, limit).await?.ok_or(DocumentError::NotFound)?;
         let last = page.events.last().map_or(page.head, |event| event.sequence);
         Ok(Log { epoch: page.epoch, events: page.events, next: (last < page.head).then_some(last) })
@@ -795,6 +862,14 @@ impl<L> Document<L> {
     }
 
     async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Result<T, DocumentError> {
+        self.check_in_service()?;
+        self.ask_in_any_case(command).await
+    }
+
+    async fn ask_in_any_case<T>(
+        &self,
+        command: impl FnOnce(oneshot::Sender<T>) -> Command,
+    ) -> Result<T, DocumentError> {
         self.touch();
         let gone = || DocumentError::Unavailable { reason: "the document has just closed".into() };
         let (reply, answer) = oneshot::channel();

@@ -47,6 +47,7 @@ impl Document {
     /// # Errors
     /// `Unavailable`, `Damaged`.
     pub async fn remove_version(&self, name: &VersionName) -> Result<bool, DocumentError> {
+        self.check_in_service()?;
         Ok(self.0.store.remove_version(&self.0.id, name).await?)
     }
 }
@@ -57,6 +58,7 @@ impl<L> Document<L> {
     /// # Errors
     /// `NotFound`, `Unavailable`, `Damaged`.
     pub async fn versions(&self) -> Result<Vec<Version>, DocumentError> {
+        self.check_in_service()?;
         self.0.store.versions(&self.0.id).await?.ok_or(DocumentError::NotFound)
     }
 
@@ -65,6 +67,7 @@ impl<L> Document<L> {
     /// # Errors
     /// `NotFound`, `Gone` if `since` is given and the log no longer reaches it, `Unavailable`, `Damaged`.
     pub async fn history(&self, since: Option<Sequence>) -> Result<History, DocumentError> {
+        self.check_in_service()?;
         let store = &self.0.store;
         let summary = store.summary(&self.0.id).await?.ok_or(DocumentError::NotFound)?;
         let since = since.unwrap_or_else(|| summary.oldest.minus(1));

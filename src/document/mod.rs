@@ -9,17 +9,23 @@ pub mod authors;
 pub mod format;
 pub mod handle;
 pub mod history;
+pub mod job;
 pub mod json;
 pub mod json_patch;
 pub mod lib0;
 pub mod presence;
+pub mod quarantine;
 pub mod subscription;
 pub mod text;
 
 mod actor;
 mod replica;
 
+use crate::sandbox::Sandbox;
 use crate::store::Archive;
+
+use self::handle::DocumentError;
+use self::job::JobError;
 
 /// Whether the bytes are a state vector that a Yjs client can have written.
 ///
@@ -32,10 +38,17 @@ pub fn check_state_vector(bytes: &[u8]) -> Result<(), format::FormatError> {
 /// Whether an archived document is one: its snapshots and its log are read, and they lead to the same state.
 ///
 /// # Errors
-/// Says what does not fit.
-pub fn check_archive(archive: &Archive) -> Result<(), String> {
-    let open = || replica::Replica::check_archive(archive);
-    std::panic::catch_unwind(open).unwrap_or_else(|_panic| Err("its updates cannot be merged".into()))
+/// `Invalid` says what does not fit; `Unavailable` if nobody could look.
+pub async fn check_archive(sandbox: &Sandbox, archive: &Archive) -> Result<(), DocumentError> {
+    job::check_archive(sandbox, archive).await.map_err(|error| match error {
+        JobError::Failed(failure) if !failure.is_the_jobs() => {
+            DocumentError::Unavailable { reason: failure.to_string() }
+        }
+        JobError::Failed(failure) => {
+            DocumentError::Invalid { reason: format!("its updates cannot be merged: {failure}") }
+        }
+        JobError::Refused { detail } => DocumentError::Invalid { reason: detail },
+    })
 }
 
 #[cfg(test)]

@@ -6,9 +6,11 @@
 //!
 //! Invariants:
 //! - nothing is parked: every state is that of a Yjs document that has everything it builds on;
-//! - garbage is not collected, so what clients hold on to stays where they point;
+//! - garbage is not collected here, so what clients hold on to stays where they point; a snapshot may come without
+//!   (`compacting`), and is then like the state of a client that collects;
 //! - a replica that answered `Broken`, or panicked, is thrown away by its owner.
 
+pub(super) mod compacting;
 mod editing;
 mod patching;
 pub(super) mod restoring;
@@ -22,11 +24,11 @@ use yrs::{Doc, OffsetKind, Options, ReadTxn, StateVector, Transact, TransactionM
 
 use crate::event::Origin;
 use crate::ids::Sequence;
-use crate::store::Archive;
 
 use super::admission::{CLIENTS_MAX, Known, Refusal};
 use super::format::{self, ClientNumber, DeleteSet, FormatError};
 use super::handle::{Change, DocumentError};
+use super::job::Bundle;
 use super::text::Content;
 
 /// An update of more blocks is applied in portions of so many: keystrokes have one, and 64 take the library no
@@ -131,18 +133,18 @@ impl Replica {
     ///
     /// # Errors
     /// Says what does not.
-    pub(super) fn check_archive(archive: &Archive) -> Result<(), String> {
-        let oldest = archive.summary.oldest;
+    pub(super) fn check_archive(archive: &Bundle<'_>) -> Result<(), String> {
+        let oldest = archive.oldest;
         let after = |start: Sequence| {
-            let log = archive.log.iter().filter(move |event| event.sequence > start);
-            log.map(|event| &event.update[..])
+            let known = usize::try_from(start.next().since(oldest)).unwrap_or(usize::MAX);
+            archive.log.iter().copied().skip(known)
         };
         let mut state_vectors = Vec::new();
         if oldest == Sequence::ZERO.next() {
             state_vectors.push(Self::open(0, None, after(Sequence::ZERO))?.state_vector());
         }
-        for snapshot in &archive.snapshots {
-            let (sequence, update) = (snapshot.sequence, Some(&snapshot.update[..]));
+        for &(sequence, update) in &archive.snapshots {
+            let update = Some(update);
             // One that a version keeps may lie before what is left of the log.
             let leads_to_head = sequence.next() >= oldest;
             let replica = if leads_to_head {

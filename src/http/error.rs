@@ -111,6 +111,7 @@ impl ApiError {
             Self::TooManyRequests { retry_after_seconds, .. } => *retry_after_seconds,
             _ => RETRY_AFTER_SECONDS,
         };
+        let is_quarantined = matches!(&self, Self::Document(DocumentError::Quarantined));
         let described = self.describe();
         let mut response = problem(&described);
         let headers = response.headers_mut();
@@ -123,7 +124,10 @@ impl ApiError {
         if body_pending {
             headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
-        if matches!(described.status, StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS) {
+        // Waiting helps, but for what it takes the operator to end.
+        let is_busy =
+            matches!(described.status, StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS);
+        if is_busy && !is_quarantined {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(retry_after));
         }
         response
@@ -297,6 +301,13 @@ fn describe_document(error: DocumentError, detail: String) -> Described {
                 ..described(StatusCode::SERVICE_UNAVAILABLE, "unavailable", vec![])
             }
         }
+        DocumentError::Quarantined => Described {
+            detail: "this document has killed the process that works on it, or run out its time, more than once, and \
+                     is out of service; its operator can export it, delete it, or release it with \
+                     DELETE /admin/quarantine/{doc}; other documents are not affected"
+                .into(),
+            ..described(StatusCode::SERVICE_UNAVAILABLE, "quarantined", vec![])
+        },
         DocumentError::Damaged { detail } => {
             tracing::error!(detail, "answered 503: {detail}");
             Described {

@@ -24,6 +24,7 @@ mod openapi;
 mod pages;
 pub mod places;
 mod presence;
+mod quarantine;
 pub mod rates;
 mod reader;
 mod restore;
@@ -151,6 +152,8 @@ fn table(
         at("/admin/revoke", "POST", revoke::route(registry.clone(), limits)),
         at("/docs/{doc}", "DELETE, GET, HEAD, PUT", admin::document(registry.clone(), limits)),
         at("/docs", "GET, HEAD", admin::documents(registry.clone())),
+        at("/admin/quarantine", "GET, HEAD", quarantine::all(registry.clone())),
+        at("/admin/quarantine/{doc}", "DELETE", quarantine::one(registry.clone())),
         at("/healthz", "GET, HEAD", health::healthz()),
         at("/readyz", "GET, HEAD", health::readyz(registry.clone(), stopping)),
         at("/metrics", "GET, HEAD", metrics::route(registry, streams.clone(), metrics)),

@@ -109,6 +109,11 @@ fn problems_of_all(path: &str, operation: &Value) -> Vec<&'static str> {
     if path.contains("{doc}") {
         problems.push("invalid_document_id");
     }
+    // Rows can be exported, and deleted, whatever is in them.
+    let is_of_rows = path.ends_with("/export") || operation["operationId"] == "deleteDocument";
+    if path.starts_with("/docs/{doc}") && !is_of_rows {
+        problems.push("quarantined");
+    }
     if operation.get("requestBody").is_some() {
         problems.extend(["invalid_body", "request_timeout", "too_large"]);
     }
@@ -175,8 +180,10 @@ mod tests {
     use crate::auth::Authenticator;
     use crate::auth::revocations::Revocations;
     use crate::document::handle;
+    use crate::document::quarantine::Quarantine;
     use crate::metrics::Metrics;
     use crate::registry::{self, Registry};
+    use crate::sandbox::{self, Sandbox};
     use crate::store::memory::MemoryStore;
 
     /// Address and methods of each line of the URL table. The parts behind it are there and idle.
@@ -188,6 +195,7 @@ mod tests {
             awareness_states_max: 1,
             keep_updates: 1,
             keep_days: 1,
+            collect_deleted: false,
         };
         let settings = registry::Settings {
             evict_after: Duration::MAX,
@@ -197,8 +205,19 @@ mod tests {
         };
         let store = Arc::new(MemoryStore::new());
         let revocations: Arc<Revocations> = Arc::default();
+        let work = sandbox::Settings { program: None, memory_bytes_max: 1, time_max: Duration::MAX };
+        let sandbox = Sandbox::new(work, <[u8]>::to_vec, metrics.sandbox.clone());
+        let quarantine = Arc::new(Quarantine::empty(store.clone(), metrics.sandbox.clone()));
         let documents = metrics.documents.clone();
-        let registry = Registry::start(settings, store, documents, revocations.clone(), stopping.clone());
+        let registry = Registry::start(
+            settings,
+            store,
+            documents,
+            revocations.clone(),
+            sandbox,
+            quarantine,
+            stopping.clone(),
+        );
         let settings = events::Settings {
             heartbeat: Duration::from_secs(1),
             stalled_after: Duration::from_secs(1),

@@ -59,6 +59,7 @@ async fn list_clients(
     }
     let grant: Grant<Read> = request.grant(&id)?;
     request.accepts(&[JSON], JSON)?;
+    registry.check_in_service(grant.document())?;
     let clients = registry.find_open(&grant).map_or_else(Vec::new, |document| document.clients());
     Ok(json(&Clients { clients }))
 }
@@ -95,6 +96,7 @@ async fn post_awareness(
         (client_id, parse_base64("update", &required("update", posted.update)?)?)
     };
     check_size(update.len(), bytes_max)?;
+    registry.check_in_service(grant.document())?;
     registry.open(&grant).apply_awareness(&owner(client_id, &grant), &update)?;
     Ok(empty(StatusCode::NO_CONTENT))
 }
@@ -122,6 +124,7 @@ async fn put_awareness(
     if state != "null" && !state.starts_with('{') {
         return Err(ApiError::InvalidJson { reason: "an object is expected, or null to leave".into() });
     }
+    registry.check_in_service(grant.document())?;
     let owner = owner(client_id, &grant);
     registry.open(&grant).put_awareness(&owner, (state != "null").then_some(state))?;
     Ok(empty(StatusCode::NO_CONTENT))

@@ -10,7 +10,7 @@
 //! Names and units: <https://prometheus.io/docs/practices/naming/>
 
 mod histogram;
-mod process;
+pub mod process;
 mod requests;
 
 use std::sync::Arc;
@@ -65,6 +65,7 @@ pub struct Metrics {
     pub runtime: Runtime,
     /// Requests that were refused before it was looked where they go.
     pub turned_away: TurnedAway,
+    pub sandbox: Arc<Sandbox>,
     gauges: Gauges,
 }
 
@@ -123,6 +124,17 @@ pub struct Connections {
     pub refused_by_address: Counter,
 }
 
+/// What becomes of the work that is done where it can be stopped, and of documents for it.
+#[derive(Debug, Default)]
+pub struct Sandbox {
+    pub done: Counter,
+    pub timed_out: Counter,
+    pub died: Counter,
+    pub not_begun: Counter,
+    pub strikes: Counter,
+    pub quarantined: Gauge,
+}
+
 /// What is there now, as somebody has just found it.
 #[derive(Debug, Clone, Copy)]
 pub struct Now {
@@ -173,6 +185,7 @@ impl Default for Metrics {
             connections: Connections::registered(own),
             runtime: Runtime::registered(own),
             turned_away: TurnedAway::registered(own),
+            sandbox: Arc::new(Sandbox::registered(own)),
             gauges: Gauges::registered(own),
             registry,
         }
@@ -328,6 +341,28 @@ impl Connections {
         };
         registry.register("connections_open", "Connections that are open", connections.open.clone());
         connections
+    }
+}
+
+impl Sandbox {
+    fn registered(registry: &mut Registry) -> Self {
+        let jobs = counters(
+            registry,
+            "sandbox_jobs",
+            "Work on documents that was given to helper processes, by what became of it",
+        );
+        let sandbox = Self {
+            done: jobs([("outcome", "done")]),
+            timed_out: jobs([("outcome", "timed_out")]),
+            died: jobs([("outcome", "died")]),
+            not_begun: jobs([("outcome", "not_begun")]),
+            ..Self::default()
+        };
+        let help = "Times that a document has killed a helper process, or run out its time";
+        registry.register("document_strikes", help, sandbox.strikes.clone());
+        let help = "Documents that are out of service for their strikes";
+        registry.register("documents_quarantined", help, sandbox.quarantined.clone());
+        sandbox
     }
 }
 

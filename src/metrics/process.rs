@@ -59,7 +59,8 @@ fn resident_bytes() -> Option<f64> {
     Some(kibibytes * 1024.0)
 }
 
-fn processor_seconds() -> Option<f64> {
+/// What this process has used of the processors. `None`: the system does not say.
+pub fn processor_seconds() -> Option<f64> {
     let stat = std::fs::read_to_string("/proc/self/stat").ok()?;
     // The second field is the program's name in brackets, which may hold anything; the third is the first after it.
     let (_, fields) = stat.rsplit_once(") ")?;

@@ -24,13 +24,15 @@ use tracing::{info, warn};
 
 use crate::auth::Authenticator;
 use crate::auth::keys::KeyError;
-use crate::document::handle;
+use crate::document::quarantine::Quarantine;
+use crate::document::{handle, job};
 use crate::http::events::{self, Streams};
 use crate::http::front::Front;
 use crate::http::sender::Bounds;
 use crate::http::{self, Limits, Part};
 use crate::metrics::Metrics;
 use crate::registry::{self, Registry};
+use crate::sandbox::{self, Sandbox};
 use crate::settings::{Settings, StoreUrl};
 use crate::store::Store;
 use crate::store::memory::MemoryStore;
@@ -108,8 +110,10 @@ pub async fn run(
     let metrics = Arc::new(Metrics::default());
     let store = open_counted_store(&settings, &metrics).await?;
     let authenticator = Arc::new(configuration::authenticator(&settings, &*store).await?);
+    let quarantine = Quarantine::open(store.clone(), metrics.sandbox.clone());
+    let quarantine = quarantine.await.map_err(|error| StartError::Store(error.to_string()))?;
     announce(&listeners, acceptor.is_some());
-    let parts = Parts::start(&settings, store.clone(), authenticator, metrics, shutdown.clone());
+    let parts = Parts::start(&settings, store.clone(), quarantine, authenticator, metrics, shutdown.clone());
     let looking_after = tokio::spawn(parts.look_after(shutdown.clone()));
     let reloading = reloader.map(|reloader| tokio::spawn(reloader.run(shutdown.clone())));
     let connections = TaskTracker::new();
@@ -192,6 +196,17 @@ async fn open_counted_store(settings: &Settings, metrics: &Metrics) -> Result<Ar
     }
 }
 
+/// The helpers that the settings allow for. None is started before there is work.
+pub fn sandbox(settings: &Settings, metrics: &Metrics) -> Sandbox {
+    let documents = &settings.documents;
+    let limits = sandbox::Settings {
+        program: settings.helper_program.clone(),
+        memory_bytes_max: documents.helper_memory_mib << 20,
+        time_max: Duration::from_secs_f64(documents.helper_seconds),
+    };
+    Sandbox::new(limits, job::work, metrics.sandbox.clone())
+}
+
 /// What connections share.
 struct Parts {
     registry: Registry,
@@ -208,6 +223,7 @@ impl Parts {
     fn start(
         settings: &Settings,
         store: Arc<dyn Store>,
+        quarantine: Quarantine,
         authenticator: Arc<Authenticator>,
         metrics: Arc<Metrics>,
         stopping: CancellationToken,
@@ -223,12 +239,19 @@ impl Parts {
                 awareness_states_max: limits.max_presence_entries,
                 keep_updates: settings.history.keep_updates,
                 keep_days: settings.history.keep_days,
+                collect_deleted: settings.history.collect_deleted,
             },
         };
         let revocations = authenticator.revocations().clone();
-        let documents = metrics.documents.clone();
-        let registry =
-            Registry::start(registry_settings, store, documents, revocations.clone(), stopping.clone());
+        let registry = Registry::start(
+            registry_settings,
+            store,
+            metrics.documents.clone(),
+            revocations.clone(),
+            sandbox(settings, &metrics),
+            Arc::new(quarantine),
+            stopping.clone(),
+        );
         let stream_settings = events::Settings {
             heartbeat: Duration::from_secs(settings.server.heartbeat_seconds),
             stalled_after: Duration::from_secs(limits.stalled_seconds),

@@ -5,7 +5,7 @@ use futures_util::future::join_all;
 
 use super::memory::MemoryStore;
 use super::sqlite::SqliteStore;
-use super::{Naming, PageLimit, Receipt, Retention, Snapshot, Store, StoreError, Version};
+use super::{Naming, PageLimit, Receipt, Retention, Snapshot, Store, StoreError, Strikes, Version};
 use crate::auth::revocations::{Revocation, Revoked};
 use crate::event::{Event, Origin, Timestamp};
 use crate::ids::{DocumentId, Epoch, Sequence};
@@ -77,6 +77,9 @@ on_every_store! {
     a_receipt_belongs_to_one_document_user_and_key,
     an_append_that_is_refused_leaves_no_receipt,
     the_receipts_of_a_deleted_document_are_forgotten,
+    a_document_with_one_strike_too_many_is_quarantined_until_it_is_released,
+    strikes_that_are_old_count_no_more,
+    strikes_go_with_their_document,
 }
 
 fn document(name: &str) -> DocumentId {
@@ -663,4 +666,60 @@ async fn the_receipts_of_a_deleted_document_are_forgotten(store: &dyn Store) {
     store.record(&document, Some(epoch()), events(1..=1), vec![receipt("one")]).await.unwrap();
     assert!(store.delete(&document).await.unwrap());
     assert_eq!(store.receipt(&document, None, "one").await.unwrap(), None);
+}
+
+async fn a_document_with_one_strike_too_many_is_quarantined_until_it_is_released(store: &dyn Store) {
+    let (struck, other) = (written(store, "a", 5).await, written(store, "b", 5).await);
+    let at = Timestamp::from_milliseconds;
+    assert_eq!(store.add_strike(&document("none"), "it hangs", at(0)).await.unwrap(), None);
+    let first = store.add_strike(&struck, "it hangs", at(1000)).await.unwrap().expect("it was written");
+    assert_eq!((first.count, first.quarantined_at), (1, None));
+    assert_eq!(store.quarantined().await.unwrap(), []);
+    let second = store.add_strike(&struck, "it died", at(2000)).await.unwrap().expect("it was written");
+    assert_eq!((second.count, second.reason.as_str()), (2, "it died"));
+    assert_eq!((second.last_at, second.quarantined_at), (at(2000), Some(at(2000))));
+    let third = store.add_strike(&struck, "it died again", at(3000)).await.unwrap().expect("it was written");
+    assert_eq!((third.count, third.quarantined_at), (3, Some(at(2000))), "since the first time");
+    store.add_strike(&other, "it hangs", at(3000)).await.unwrap();
+    assert_eq!(store.quarantined().await.unwrap(), [third]);
+    // The store itself refuses nothing.
+    store.append(&struck, epoch(), events(6..=6)).await.unwrap();
+    assert_eq!(store.archive(&struck).await.unwrap().expect("it was written").log.len(), 6);
+
+    assert!(store.clear_strikes(&struck).await.unwrap());
+    assert!(!store.clear_strikes(&struck).await.unwrap());
+    assert_eq!(store.quarantined().await.unwrap(), []);
+    let anew = store.add_strike(&struck, "it hangs", at(4000)).await.unwrap().expect("it was written");
+    assert_eq!((anew.count, anew.quarantined_at), (1, None));
+    assert_eq!(store.damaged().await.unwrap(), []);
+}
+
+async fn strikes_that_are_old_count_no_more(store: &dyn Store) {
+    let document = written(store, "a", 1).await;
+    let lifetime = i64::try_from(Strikes::LIFETIME.as_millis()).unwrap();
+    for at in [1000, 1000 + lifetime] {
+        let at = Timestamp::from_milliseconds(at);
+        let strikes = store.add_strike(&document, "it hangs", at).await.unwrap().expect("it was written");
+        assert_eq!((strikes.count, strikes.quarantined_at), (1, None));
+    }
+    let at = Timestamp::from_milliseconds(1000 + 2 * lifetime - 1);
+    let strikes = store.add_strike(&document, "it hangs", at).await.unwrap().expect("it was written");
+    assert_eq!((strikes.count, strikes.quarantined_at), (2, Some(at)));
+    // What is quarantined stays so, however long it takes.
+    let at = Timestamp::from_milliseconds(1000 + 9 * lifetime);
+    let strikes = store.add_strike(&document, "it hangs", at).await.unwrap().expect("it was written");
+    assert_eq!(strikes.count, 3);
+}
+
+async fn strikes_go_with_their_document(store: &dyn Store) {
+    let document = written(store, "a", 1).await;
+    for at in [1, 2] {
+        store.add_strike(&document, "it hangs", Timestamp::from_milliseconds(at)).await.unwrap();
+    }
+    assert!(store.delete(&document).await.unwrap());
+    assert_eq!(store.quarantined().await.unwrap(), []);
+    let document = written(store, "a", 1).await;
+    let at = Timestamp::from_milliseconds(3);
+    let anew = store.add_strike(&document, "it hangs", at).await.unwrap().expect("it was written");
+    assert_eq!(anew.count, 1);
 }

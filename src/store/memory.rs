@@ -9,8 +9,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 use super::{
-    Archive, LogPage, Naming, PageLimit, Receipt, Retention, Snapshot, Store, StoreError, Stored, Summary,
-    Version, check_dense, closed, retention, without_epoch,
+    Archive, LogPage, Naming, PageLimit, Receipt, Retention, Snapshot, Store, StoreError, Stored, Strikes,
+    Summary, Version, check_dense, closed, retention, without_epoch,
 };
 use crate::auth::revocations::{Revocation, Revoked};
 use crate::event::{Event, Timestamp};
@@ -32,6 +32,7 @@ struct Contents {
     /// The receipts that may be forgotten are looked for when there are more.
     receipts_due: usize,
     revocations: HashMap<Revoked, Timestamp>,
+    strikes: BTreeMap<DocumentId, Strikes>,
 }
 
 #[derive(Debug)]
@@ -360,9 +361,42 @@ impl Store for MemoryStore {
         })
     }
 
+    async fn add_strike(
+        &self,
+        document: &DocumentId,
+        reason: &str,
+        now: Timestamp,
+    ) -> Result<Option<Strikes>, StoreError> {
+        self.with_all(|contents| {
+            if !contents.documents.contains_key(document) {
+                return Ok(None);
+            }
+            let previous = contents.strikes.remove(document);
+            let strikes = Strikes::with_one_more(previous, document, reason, now);
+            contents.strikes.insert(document.clone(), strikes.clone());
+            Ok(Some(strikes))
+        })
+    }
+
+    async fn clear_strikes(&self, document: &DocumentId) -> Result<bool, StoreError> {
+        self.with_all(|contents| Ok(contents.strikes.remove(document).is_some()))
+    }
+
+    async fn quarantined(&self) -> Result<Vec<Strikes>, StoreError> {
+        self.with_all(|contents| {
+            let quarantined = contents.strikes.values().filter(|strikes| strikes.quarantined_at.is_some());
+            Ok(quarantined.cloned().collect())
+        })
+    }
+
+    async fn damaged(&self) -> Result<Vec<(DocumentId, String)>, StoreError> {
+        Ok(Vec::new())
+    }
+
     async fn delete(&self, document: &DocumentId) -> Result<bool, StoreError> {
         self.with_all(|contents| {
             contents.receipts.retain(|(of, ..), _| of != document);
+            contents.strikes.remove(document);
             Ok(contents.documents.remove(document).is_some())
         })
     }

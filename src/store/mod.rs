@@ -224,6 +224,38 @@ impl Receipt {
     }
 }
 
+/// What a document has done to those who work on it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Strikes {
+    pub document: DocumentId,
+    pub count: u32,
+    /// Of the last one.
+    pub reason: String,
+    pub last_at: Timestamp,
+    /// Since when nobody works on it any more, if so.
+    pub quarantined_at: Option<Timestamp>,
+}
+
+impl Strikes {
+    /// With so many a document is quarantined.
+    pub const COUNT_MAX: u32 = 2;
+    /// A strike that is older counts no more.
+    pub const LIFETIME: Duration = Duration::from_secs(24 * 60 * 60);
+
+    fn with_one_more(previous: Option<Self>, document: &DocumentId, reason: &str, now: Timestamp) -> Self {
+        let lifetime = i64::try_from(Self::LIFETIME.as_millis()).unwrap_or(i64::MAX);
+        let counts = |previous: &Self| {
+            let age = now.milliseconds().saturating_sub(previous.last_at.milliseconds());
+            previous.quarantined_at.is_some() || age < lifetime
+        };
+        let previous = previous.filter(counts);
+        let count = previous.as_ref().map_or(0, |previous| previous.count).saturating_add(1);
+        let quarantined_at = previous.and_then(|previous| previous.quarantined_at);
+        let quarantined_at = quarantined_at.or((count >= Self::COUNT_MAX).then_some(now));
+        Self { document: document.clone(), count, reason: reason.to_owned(), last_at: now, quarantined_at }
+    }
+}
+
 /// How much of the log stays when a snapshot is written: what is within both bounds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Retention {
@@ -362,6 +394,26 @@ pub trait Store: Send + Sync + 'static {
     /// Writes a document that was archived, in one transaction. `false`: there is one of that name, and nothing was
     /// written. `archive`: checked by the caller.
     async fn unarchive(&self, archive: Archive) -> Result<bool, StoreError>;
+
+    /// Notes one more strike against a document, and quarantines it with the last that it may have. `None`: there is
+    /// no such document.
+    ///
+    /// The store itself refuses nothing for it.
+    async fn add_strike(
+        &self,
+        document: &DocumentId,
+        reason: &str,
+        now: Timestamp,
+    ) -> Result<Option<Strikes>, StoreError>;
+
+    /// Forgets a document's strikes, and that it was quarantined. `false`: there were none.
+    async fn clear_strikes(&self, document: &DocumentId) -> Result<bool, StoreError>;
+
+    /// The quarantined documents, by id.
+    async fn quarantined(&self) -> Result<Vec<Strikes>, StoreError>;
+
+    /// Documents that were found to be damaged when the store was opened, and in what way, by id.
+    async fn damaged(&self) -> Result<Vec<(DocumentId, String)>, StoreError>;
 
     /// Deletes log, snapshots, versions and all. `false`: there was none. A damaged document can be deleted.
     async fn delete(&self, document: &DocumentId) -> Result<bool, StoreError>;

@@ -63,6 +63,8 @@ fn deeds() -> Vec<Deed> {
         deed("GET", "/metrics", None, Needs::All),
         deed("GET", "/export", None, Needs::All),
         deed("POST", "/import", None, Needs::All),
+        deed("GET", "/admin/quarantine", None, Needs::All),
+        deed("DELETE", "/admin/quarantine/{doc}", None, Needs::All),
         deed("POST", "/admin/revoke", Some(json!({ "jti": "nobody" })), Needs::All),
         // Last: nothing is left to do a deed to.
         deed("DELETE", "/docs/{doc}", None, admin),

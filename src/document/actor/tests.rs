@@ -9,13 +9,15 @@ use yrs::{Doc, Text, Transact};
 
 use super::*;
 use crate::auth::revocations::Revocation;
-use crate::document::handle::{Document, Expected};
+use crate::document::handle::{Document, Expected, Surroundings};
+use crate::document::job;
 use crate::document::text::{Edit, Op, Place, Unit};
 use crate::event::Origin;
 use crate::ids::{ClientId, VersionName};
 use crate::metrics::Size;
+use crate::sandbox;
 use crate::store::memory::MemoryStore;
-use crate::store::{Archive, LogPage, Naming, Retention, Stored, Summary, Version};
+use crate::store::{Archive, LogPage, Naming, Retention, Snapshot, Stored, Strikes, Summary, Version};
 
 /// How the next calls fail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -172,6 +174,27 @@ impl Store for FailingStore {
         self.inner.unarchive(archive).await
     }
 
+    async fn add_strike(
+        &self,
+        document: &DocumentId,
+        reason: &str,
+        now: Timestamp,
+    ) -> Result<Option<Strikes>, StoreError> {
+        self.inner.add_strike(document, reason, now).await
+    }
+
+    async fn clear_strikes(&self, document: &DocumentId) -> Result<bool, StoreError> {
+        self.inner.clear_strikes(document).await
+    }
+
+    async fn quarantined(&self) -> Result<Vec<Strikes>, StoreError> {
+        self.inner.quarantined().await
+    }
+
+    async fn damaged(&self) -> Result<Vec<(DocumentId, String)>, StoreError> {
+        self.inner.damaged().await
+    }
+
     async fn delete(&self, document: &DocumentId) -> Result<bool, StoreError> {
         self.inner.delete(document).await
     }
@@ -205,12 +228,28 @@ fn settings() -> Settings {
         awareness_states_max: 16,
         keep_updates: 32,
         keep_days: 30,
+        collect_deleted: false,
+    }
+}
+
+/// Jobs are done in this process, by `work`.
+fn surroundings(store: Arc<dyn Store>, work: sandbox::Work) -> Surroundings {
+    let sandbox_settings =
+        sandbox::Settings { program: None, memory_bytes_max: u64::MAX, time_max: Duration::from_secs(60) };
+    Surroundings {
+        store: store.clone(),
+        settings: settings(),
+        metrics: Arc::default(),
+        authors: Arc::default(),
+        sandbox: Sandbox::new(sandbox_settings, work, Arc::default()),
+        quarantine: Arc::new(Quarantine::empty(store, Arc::default())),
+        tasks: TaskTracker::new(),
     }
 }
 
 fn open(store: &Arc<FailingStore>) -> Document {
     let id = "doc".parse().expect("a document id");
-    Document::start(id, store.clone(), settings(), Arc::default(), Arc::default(), &TaskTracker::new())
+    Document::start(id, &surroundings(store.clone(), job::work))
 }
 
 fn tab(name: &str) -> Origin {
@@ -440,4 +479,124 @@ async fn a_document_that_comes_back_is_written_to_under_the_same_number() {
     let state_vector = super::super::format::read_state_vector(&state.state_vector).expect("it is one");
     assert_eq!(state_vector.iter().map(|(_, clock)| clock).collect::<Vec<_>>(), [3], "one client wrote all");
     assert_eq!(text(&document).await, "abc");
+}
+
+fn work_that_panics(_job: &[u8]) -> Vec<u8> {
+    panic!("the library's trap")
+}
+
+#[tokio::test]
+async fn a_document_that_fails_twice_is_quarantined_and_a_release_brings_it_back_whole() {
+    let store = FailingStore::new();
+    let surroundings = surroundings(store.clone(), work_that_panics);
+    let quarantine = surroundings.quarantine.clone();
+    let document = Document::start("doc".parse().expect("an id"), &surroundings);
+    for update in keystrokes("abc") {
+        post(&document, &update).await.expect("merging is no job");
+    }
+    let mut subscription = document.subscribe(Known::default()).await.expect("nor is a stream");
+    let failed = document.text_at(Sequence::new(2), "text").await;
+    assert!(matches!(failed, Err(DocumentError::Unavailable { .. })), "{failed:?}");
+    assert_eq!(text(&document).await, "abc", "one failure is forgiven");
+    let failed = document.state_at(Sequence::new(2), None).await;
+    assert_eq!(failed, Err(DocumentError::Quarantined));
+
+    let told = subscription.live.recv().await.expect("the document lives");
+    assert!(matches!(told.told(), Told::Closed(Closing::Unavailable)), "{told:?}");
+    let id = document.id().clone();
+    assert_eq!(document.text("text").await, Err(DocumentError::Quarantined));
+    assert_eq!(post(&document, &keystrokes("abcd")[3]).await, Err(DocumentError::Quarantined));
+    assert!(matches!(document.history(None).await, Err(DocumentError::Quarantined)));
+    assert_eq!(document.versions().await, Err(DocumentError::Quarantined));
+    let again = Quarantine::open(store, Arc::default()).await.expect("the store works");
+    assert!(again.holds(&id), "it is noted for the next start");
+
+    quarantine.release(&id).await.expect("it is quarantined");
+    assert_eq!(quarantine.release(&id).await, Err(DocumentError::NotFound));
+    assert_eq!(text(&document).await, "abc");
+    assert!(post(&document, &keystrokes("abcd")[3]).await.expect("it is in service").changed);
+}
+
+#[tokio::test]
+async fn a_quarantined_document_can_be_deleted_and_begin_anew() {
+    let store = FailingStore::new();
+    let document = Document::start("doc".parse().expect("an id"), &surroundings(store, work_that_panics));
+    post(&document, &keystrokes("a")[0]).await.expect("merging is no job");
+    for _ in 0..2 {
+        assert!(document.state_at(Sequence::new(1), None).await.is_err());
+    }
+    assert_eq!(document.state(None).await, Err(DocumentError::Quarantined));
+    assert_eq!(document.delete().await, Ok(true));
+    assert!(post(&document, &keystrokes("a")[0]).await.expect("it begins anew").changed);
+}
+
+#[tokio::test]
+async fn a_snapshot_that_cannot_be_made_costs_nothing_but_strikes() {
+    let store = FailingStore::new();
+    let surroundings = surroundings(store.clone(), work_that_panics);
+    let document = Document::start("doc".parse().expect("an id"), &surroundings);
+    let id = document.id().clone();
+    let updates = keystrokes(&"x".repeat(16));
+    // A snapshot is due every eight updates.
+    for (failed, updates) in (1..).zip(updates.chunks(8)) {
+        for update in updates {
+            post(&document, update).await.expect("it is in service");
+        }
+        while surroundings.metrics.compactions_failed.get() < failed {
+            tokio::task::yield_now().await;
+        }
+    }
+    assert!(surroundings.quarantine.holds(&id), "after two of them");
+    let archive = store.archive(&id).await.expect("the store works").expect("it was written");
+    assert_eq!((archive.snapshots.len(), archive.log.len()), (0, 16), "everything is as it was");
+}
+
+/// Without helpers nothing is begun, and nothing is anybody's fault.
+#[tokio::test]
+async fn a_snapshot_that_nobody_could_make_is_no_strike() {
+    let store = FailingStore::new();
+    let mut surroundings = surroundings(store.clone(), job::work);
+    let without_program = sandbox::Settings {
+        program: Some("/nowhere".into()),
+        memory_bytes_max: u64::MAX,
+        time_max: Duration::from_secs(60),
+    };
+    surroundings.sandbox = Sandbox::new(without_program, job::work, Arc::default());
+    let document = Document::start("doc".parse().expect("an id"), &surroundings);
+    for update in keystrokes(&"x".repeat(40)) {
+        post(&document, &update).await.expect("it is in service");
+        let failed = document.text_at(Sequence::new(1), "text").await;
+        assert!(matches!(failed, Err(DocumentError::Unavailable { .. })), "{failed:?}");
+    }
+    assert_eq!(store.quarantined().await.expect("the store works"), []);
+    assert!(store.clear_strikes(document.id()).await.is_ok_and(|had_some| !had_some));
+    let archive = store.archive(document.id()).await.expect("the store works").expect("it was written");
+    assert_eq!(archive.log.len(), 40);
+}
+
+/// Jobs that are being done.
+static JOBS: AtomicUsize = AtomicUsize::new(0);
+
+fn work_that_must_be_alone(job: &[u8]) -> Vec<u8> {
+    assert_eq!(JOBS.fetch_add(1, Ordering::SeqCst), 0, "one document has one job at a time");
+    (0..1000).for_each(|_| std::thread::yield_now());
+    let answer = job::work(job);
+    JOBS.fetch_sub(1, Ordering::SeqCst);
+    answer
+}
+
+/// The failure: whoever asks twice at once gets two strikes for one, and all helpers.
+#[tokio::test]
+async fn a_document_has_one_job_done_at_a_time() {
+    let store = FailingStore::new();
+    let document =
+        Document::start("doc".parse().expect("an id"), &surroundings(store, work_that_must_be_alone));
+    post(&document, &keystrokes("a")[0]).await.expect("the store works");
+    let asked = (0..16).map(|_| {
+        let document = document.clone();
+        tokio::spawn(async move { document.text_at(Sequence::new(1), "text").await })
+    });
+    for asked in asked.collect::<Vec<_>>() {
+        assert_eq!(asked.await.expect("no panic").expect("it is not struck").2, "a");
+    }
 }

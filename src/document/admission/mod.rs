@@ -11,7 +11,8 @@
 //! - a refused update leaves no trace; an admitted one can be integrated whole, with nothing left over.
 //!
 //! This mirrors how the library places a block (yrs 0.28.1, `Update::missing_dependency` and
-//! `TransactionMut::integrate_item`), for documents that never collect garbage (`skip_gc`).
+//! `TransactionMut::integrate_item`), for documents that never collect garbage (`skip_gc`). What was
+//! collected elsewhere, by a client or in a snapshot, comes in without content, or without a place too: `emptied`, `GONE`.
 
 mod placement;
 mod portions;
@@ -176,7 +177,6 @@ impl Known {
     }
 
     /// Everything that is deleted.
-    #[cfg(test)]
     pub fn deleted(&self) -> &DeleteSet {
         &self.deleted
     }

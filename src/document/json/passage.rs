@@ -41,6 +41,10 @@ pub(in super::super) struct Passage {
 
 impl Passage {
     pub(in super::super) fn plain(text: String) -> Self {
+        // An empty text has no run, however it is read.
+        if text.is_empty() {
+            return Self::default();
+        }
         Self::new(vec![Run { piece: Piece::Text(text), marks: Marks::default() }])
     }
 

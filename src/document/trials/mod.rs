@@ -2,6 +2,7 @@
 //!
 //! `PROMPTGRIMOIRE_SEEDS` sets how many seeds each trial runs; the default takes a few seconds in all.
 
+mod collecting;
 mod genuine;
 mod hostile;
 mod nesting;

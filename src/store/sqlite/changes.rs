@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use rusqlite::{Connection, params};
 
 use super::rows::{self, Entry, Life, LogRow, RowError, number};
-use super::{journal, receipts, versions};
+use super::{journal, receipts, strikes, versions};
 use crate::event::Event;
 use crate::ids::{DocumentId, Epoch, Sequence};
 use crate::store::{Retention, Snapshot, StoreError, Summary, check_dense, retention};
@@ -235,6 +235,7 @@ fn remove_snapshot(connection: &Connection, entry: &mut Entry, at: Sequence) -> 
 /// deleted, since their pages are damaged. Their id is not given again.
 pub fn delete(connection: &Connection, document: &DocumentId, keep_contents: bool) -> Result<bool, RowError> {
     receipts::forget(connection, document)?;
+    strikes::clear(connection, document)?;
     match Entry::find(connection, document) {
         Ok(None) => return Ok(false),
         Ok(Some(entry)) => {

@@ -428,8 +428,8 @@ async fn events_that_their_log_does_not_take_stay_in_the_journal() {
 
 #[tokio::test]
 async fn a_store_of_an_older_version_is_taken_over() {
-    const TO_VERSION_2: &str = "DROP TABLE revocations; PRAGMA user_version = 2";
-    const TO_VERSION_1: &str = "DROP TABLE revocations; DROP TABLE journal; DROP TABLE journal_index; \
+    const TO_VERSION_2: &str = "DROP TABLE revocations; DROP TABLE strikes; PRAGMA user_version = 2";
+    const TO_VERSION_1: &str = "DROP TABLE revocations; DROP TABLE strikes; DROP TABLE journal; DROP TABLE journal_index; \
         DROP TABLE versions; DROP TABLE freezes; DROP TABLE receipts; PRAGMA user_version = 1";
     for to_older in [TO_VERSION_2, TO_VERSION_1] {
         an_older_store_is_taken_over(to_older).await;
@@ -476,6 +476,10 @@ async fn a_damaged_document_is_left_out_of_lists_and_takes_no_updates() {
     assert_eq!(names, ["apple", "cherry", "date"]);
     let refused = store.append(&document("banana"), epoch(), vec![event(20)]).await;
     assert!(matches!(refused, Err(StoreError::Corrupt { .. })), "{refused:?}");
+    let damaged = store.damaged().await.expect("it is known since the store was opened");
+    assert!(matches!(&damaged[..], [(id, _)] if *id == document("banana")), "{damaged:?}");
+    store.delete(&document("banana")).await.expect("a damaged document can be deleted");
+    assert_eq!(store.damaged().await.expect("the store is open"), []);
 }
 
 #[tokio::test]
@@ -589,4 +593,36 @@ async fn what_is_no_store_of_this_version_is_refused_with_one_clear_line() {
 
     let line = SqliteStore::open(&path).expect_err("a file is no directory").to_string();
     assert!(!line.contains('\n') && line.contains("store.sqlite"), "{line}");
+}
+
+#[tokio::test]
+async fn a_quarantine_outlives_the_store_and_one_that_was_altered_is_passed_over() {
+    let directory = tempfile::tempdir().expect("there is room for a directory");
+    write_sample(directory.path()).await;
+    let connection = Connection::open(directory.path().join("store.sqlite")).expect("it was written");
+    connection
+        .execute_batch("DROP TABLE revocations; DROP TABLE strikes; PRAGMA user_version = 2")
+        .expect("it is not locked");
+    drop(connection);
+    let store = SqliteStore::open(directory.path()).expect("an older store is brought up to date");
+    for name in ["apple", "banana"] {
+        for at in [1, 2] {
+            let at = Timestamp::from_milliseconds(at);
+            store.add_strike(&document(name), "it hangs", at).await.expect("there is room");
+        }
+    }
+    let before = store.quarantined().await.expect("they were noted");
+    assert_eq!(before.len(), 2);
+    store.close().await;
+
+    let connection = Connection::open(directory.path().join("store.sqlite")).expect("it was written");
+    let altered = "UPDATE strikes SET count = 0 WHERE document = 'banana'";
+    connection.execute_batch(altered).expect("it is not locked");
+    drop(connection);
+    let store = SqliteStore::open(directory.path()).expect("it was closed");
+    assert_eq!(store.quarantined().await.expect("one is well"), before[..1]);
+    let at = Timestamp::from_milliseconds(3);
+    let anew = store.add_strike(&document("banana"), "it hangs", at).await.expect("it is written anew");
+    assert_eq!(anew.map(|strikes| strikes.count), Some(1));
+    store.close().await;
 }

@@ -12,7 +12,7 @@ use super::rows::{Entry, RowError};
 use crate::ids::DocumentId;
 
 /// Documents that are out of service, and why.
-pub type Quarantine = HashMap<DocumentId, String>;
+pub type Damaged = HashMap<DocumentId, String>;
 
 /// Ids from here on are not from counting up, but from damage.
 const IDS_MAX: i64 = 1 << 62;
@@ -20,7 +20,7 @@ const IDS_MAX: i64 = 1 << 62;
 /// What was found.
 #[derive(Debug)]
 pub struct Found {
-    pub quarantine: Quarantine,
+    pub damaged: Damaged,
     /// Greater than every id that is in use, by damaged documents too.
     pub next_id: i64,
 }
@@ -31,12 +31,12 @@ pub struct Found {
 /// SQLite could not read, or both tables of the directory are damaged, so that which documents there are
 /// is not known.
 pub fn inspect(connection: &Connection) -> Result<Found, RowError> {
-    let mut quarantine = Quarantine::new();
+    let mut damaged = Damaged::new();
     let mut sound = 0_u64;
     let by_lives = for_each_name(connection, "SELECT name FROM lives ORDER BY name", |document| {
         match Entry::find(connection, &document) {
             Ok(_) => sound += 1,
-            Err(RowError::Damaged(detail)) => _ = quarantine.insert(document, detail),
+            Err(RowError::Damaged(detail)) => _ = damaged.insert(document, detail),
             Err(error) => return Err(error),
         }
         Ok(())
@@ -53,7 +53,7 @@ pub fn inspect(connection: &Connection) -> Result<Found, RowError> {
                 Err(RowError::Damaged(detail)) => detail,
                 Err(error) => return Err(error),
             };
-            quarantine.insert(document, detail);
+            damaged.insert(document, detail);
             Ok(())
         });
         match (by_lives, by_documents) {
@@ -69,10 +69,10 @@ pub fn inspect(connection: &Connection) -> Result<Found, RowError> {
             (Ok(()), Ok(())) => {}
         }
     }
-    for (document, detail) in &quarantine {
+    for (document, detail) in &damaged {
         warn!(document.id = %document, detail, "document `{document}` is out of service: {detail}");
     }
-    Ok(Found { quarantine, next_id: next_id(connection)? })
+    Ok(Found { damaged, next_id: next_id(connection)? })
 }
 
 /// Calls `visit` with every name that `sql` selects. What is no name (any more) is passed over.

@@ -22,6 +22,7 @@ mod receipts;
 mod revocations;
 mod rows;
 mod schema;
+mod strikes;
 mod versions;
 mod writer;
 
@@ -34,14 +35,14 @@ use rusqlite::{Connection, Transaction};
 use tracing::warn;
 
 use self::directory::Directory;
-use self::inspect::Quarantine;
+use self::inspect::Damaged;
 use self::journal::Care;
 use self::readers::Readers;
 use self::rows::RowError;
 use self::writer::{Change, Writer};
 use super::{
-    Archive, LogPage, Naming, PageLimit, Receipt, Retention, Snapshot, Store, StoreError, Stored, Summary,
-    Version,
+    Archive, LogPage, Naming, PageLimit, Receipt, Retention, Snapshot, Store, StoreError, Stored, Strikes,
+    Summary, Version,
 };
 use crate::auth::revocations::Revocation;
 use crate::event::{Event, Timestamp};
@@ -96,7 +97,7 @@ fn settle(connection: &mut Connection) -> Result<(), RowError> {
 pub struct SqliteStore {
     writer: writer::Handle,
     readers: Arc<Readers>,
-    quarantine: Arc<RwLock<Quarantine>>,
+    damaged: Arc<RwLock<Damaged>>,
 }
 
 impl SqliteStore {
@@ -134,17 +135,17 @@ impl SqliteStore {
             }
         }
         let found = inspect::inspect(&connection).map_err(|error| OpenError::unreadable(&path, &error))?;
-        let quarantine = Arc::new(RwLock::new(found.quarantine));
-        let readers = Readers::open(path.clone(), Arc::clone(&quarantine))
+        let damaged = Arc::new(RwLock::new(found.damaged));
+        let readers = Readers::open(path.clone(), Arc::clone(&damaged))
             .map_err(|error| OpenError::unreadable(&path, &error))?;
-        let writer = Writer::spawn(connection, directory, found.next_id, Arc::clone(&quarantine), metrics)
+        let writer = Writer::spawn(connection, directory, found.next_id, Arc::clone(&damaged), metrics)
             .map_err(|source| OpenError::io(&path, source))?;
-        Ok(Self { writer, readers, quarantine })
+        Ok(Self { writer, readers, damaged })
     }
 
     /// Refuses a document that was found to be damaged when the store was opened.
     fn check_sound(&self, document: &DocumentId) -> Result<(), StoreError> {
-        match self.quarantine.read().unwrap_or_else(PoisonError::into_inner).get(document) {
+        match self.damaged.read().unwrap_or_else(PoisonError::into_inner).get(document) {
             None => Ok(()),
             Some(detail) => Err(StoreError::Corrupt { document: document.clone(), detail: detail.clone() }),
         }
@@ -260,6 +261,37 @@ impl Store for SqliteStore {
             archives::write(transaction, next_id, &archive).map(Ok)
         };
         self.writer.act(&document, work).await
+    }
+
+    async fn add_strike(
+        &self,
+        document: &DocumentId,
+        reason: &str,
+        now: Timestamp,
+    ) -> Result<Option<Strikes>, StoreError> {
+        let (of, reason) = (document.clone(), reason.to_owned());
+        let work = move |transaction: &Transaction<'_>, _: &mut i64| {
+            strikes::add(transaction, &of, &reason, now).map(Ok)
+        };
+        self.writer.act(document, work).await
+    }
+
+    async fn clear_strikes(&self, document: &DocumentId) -> Result<bool, StoreError> {
+        let of = document.clone();
+        let work =
+            move |transaction: &Transaction<'_>, _: &mut i64| Ok(Ok(strikes::clear(transaction, &of)?));
+        self.writer.act(document, work).await
+    }
+
+    async fn quarantined(&self) -> Result<Vec<Strikes>, StoreError> {
+        self.readers.quarantined().await
+    }
+
+    async fn damaged(&self) -> Result<Vec<(DocumentId, String)>, StoreError> {
+        let damaged = self.damaged.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let mut damaged: Vec<_> = damaged.into_iter().collect();
+        damaged.sort_unstable();
+        Ok(damaged)
     }
 
     async fn delete(&self, document: &DocumentId) -> Result<bool, StoreError> {

@@ -11,16 +11,16 @@ use tokio::sync::Semaphore;
 use tracing::warn;
 
 use super::archives;
-use super::inspect::Quarantine;
+use super::inspect::Damaged;
 use super::journal;
 use super::rows::{self, Entry, RowError, unavailable};
-use super::{receipts, revocations, schema, versions};
+use super::{receipts, revocations, schema, strikes, versions};
 use crate::auth::revocations::Revocation;
 use crate::event::Event;
 use crate::ids::{DocumentId, Sequence};
 use crate::metrics::Size;
 use crate::store::{
-    Archive, LogPage, PageLimit, Receipt, Snapshot, StoreError, Stored, Summary, Version, closed,
+    Archive, LogPage, PageLimit, Receipt, Snapshot, StoreError, Stored, Strikes, Summary, Version, closed,
 };
 
 /// Reads at once; more wait. The disk or the page cache is the limit, not the processors.
@@ -33,14 +33,14 @@ pub struct Readers {
     /// Kept open throughout, so that reading needs nothing new from a full disk.
     idle: Mutex<Vec<Connection>>,
     permits: Arc<Semaphore>,
-    quarantine: Arc<RwLock<Quarantine>>,
+    damaged: Arc<RwLock<Damaged>>,
 }
 
 impl Readers {
-    pub fn open(path: PathBuf, quarantine: Arc<RwLock<Quarantine>>) -> rusqlite::Result<Arc<Self>> {
+    pub fn open(path: PathBuf, damaged: Arc<RwLock<Damaged>>) -> rusqlite::Result<Arc<Self>> {
         let idle = (0..READERS).map(|_| schema::open_reader(&path)).collect::<Result<_, _>>()?;
         let permits = Arc::new(Semaphore::new(READERS as usize));
-        Ok(Arc::new(Self { path, idle: Mutex::new(idle), permits, quarantine }))
+        Ok(Arc::new(Self { path, idle: Mutex::new(idle), permits, damaged }))
     }
 
     /// Runs `read` with a connection, in a read transaction, on a thread that may block.
@@ -109,7 +109,7 @@ impl Readers {
 
     /// Finds a document, unless it was found to be damaged when the store was opened.
     fn find(&self, connection: &Connection, document: &DocumentId) -> Result<Option<Found>, RowError> {
-        if let Some(detail) = self.quarantine.read().unwrap_or_else(PoisonError::into_inner).get(document) {
+        if let Some(detail) = self.damaged.read().unwrap_or_else(PoisonError::into_inner).get(document) {
             return Err(RowError::Damaged(detail.clone()));
         }
         let Some(settled) = Entry::find(connection, document)? else { return Ok(None) };
@@ -232,6 +232,18 @@ impl Readers {
     pub async fn archive(self: &Arc<Self>, document: &DocumentId) -> Result<Option<Archive>, StoreError> {
         self.of_document(document, |connection, found| {
             Ok(archives::read(connection, &found.settled, found.journaled, found.summary)?)
+        })
+        .await
+    }
+
+    pub async fn quarantined(self: &Arc<Self>) -> Result<Vec<Strikes>, StoreError> {
+        self.run(|connection| {
+            strikes::quarantined(connection).map_err(|error| match error {
+                RowError::Damaged(detail) => StoreError::Unavailable {
+                    reason: format!("the notes of quarantined documents are damaged: {detail}"),
+                },
+                RowError::Sqlite(error) => unavailable(&error),
+            })
         })
         .await
     }

@@ -19,7 +19,7 @@ pub const DOCUMENTS_NAME: &str = "CREATE UNIQUE INDEX documents_name ON document
 ///
 /// `log` and `snapshots` have no row ids: the rows of one document lie together, in order, and are found
 /// in one step. In `log` the content comes last, so that scanning by time need not follow long ones.
-const TABLES: [(&str, &str); 13] = [
+const TABLES: [(&str, &str); 14] = [
     (
         "documents",
         "CREATE TABLE documents (id INTEGER PRIMARY KEY, name TEXT NOT NULL, epoch TEXT NOT NULL, \
@@ -68,18 +68,18 @@ const TABLES: [(&str, &str); 13] = [
         "CREATE TABLE revocations (kind TEXT NOT NULL, name TEXT NOT NULL, time INTEGER NOT NULL, \
          checksum INTEGER NOT NULL, PRIMARY KEY (kind, name)) STRICT, WITHOUT ROWID",
     ),
+    (
+        "strikes",
+        "CREATE TABLE strikes (document TEXT PRIMARY KEY, count INTEGER NOT NULL, reason TEXT NOT NULL, \
+         last_at INTEGER NOT NULL, quarantined_at INTEGER, checksum INTEGER NOT NULL) STRICT, WITHOUT ROWID",
+    ),
     ("probe", "CREATE TABLE probe (id INTEGER PRIMARY KEY, count INTEGER NOT NULL) STRICT"),
 ];
 
-/// The tables that came after version 1, with the version that they came with.
-const ADDED: [(&str, i32); 7] = [
-    ("journal", 2),
-    ("journal_index", 2),
-    ("receipts", 2),
-    ("receipts_time", 2),
-    ("versions", 2),
-    ("freezes", 2),
-    ("revocations", 3),
+/// The tables that came after version 1, and with which version.
+const LATER: [(i32, &[&str]); 2] = [
+    (2, &["journal", "journal_index", "receipts", "receipts_time", "versions", "freezes"]),
+    (3, &["revocations", "strikes"]),
 ];
 
 /// How long a connection waits for another one's lock: only foreign programs (a backup, a shell) hold any.
@@ -180,13 +180,12 @@ fn create(connection: &mut Connection) -> rusqlite::Result<()> {
     transaction.commit()
 }
 
-/// Adds the tables that came after `version`.
-fn upgrade(connection: &mut Connection, version: i32) -> rusqlite::Result<()> {
+/// Adds the tables that came after version `from`.
+fn upgrade(connection: &mut Connection, from: i32) -> rusqlite::Result<()> {
     let transaction = connection.transaction()?;
-    for (added, _) in ADDED.iter().filter(|(_, since)| *since > version) {
-        for (_, sql) in TABLES.iter().filter(|(name, _)| name == added) {
-            transaction.execute_batch(sql)?;
-        }
+    let is_new = |name: &str| LATER.iter().any(|(since, names)| *since > from && names.contains(&name));
+    for (_, sql) in TABLES.iter().filter(|(name, _)| is_new(name)) {
+        transaction.execute_batch(sql)?;
     }
     transaction.execute_batch(&format!("PRAGMA user_version = {VERSION};"))?;
     transaction.commit()

@@ -21,7 +21,7 @@ use tracing::{error, info, warn};
 
 use super::changes::{self, AppendError, Batch, Heads};
 use super::directory::Directory;
-use super::inspect::Quarantine;
+use super::inspect::Damaged;
 use super::journal::{self, Care};
 use super::rows::{RowError, unavailable};
 use super::{receipts, schema};
@@ -159,7 +159,7 @@ pub struct Writer {
     connection: Option<Connection>,
     inbox: mpsc::Receiver<Change>,
     next_id: i64,
-    quarantine: Arc<RwLock<Quarantine>>,
+    damaged: Arc<RwLock<Damaged>>,
     /// Pages in the write-ahead log, as of the last commit.
     wal_pages: Arc<AtomicU64>,
     /// `None`: after an error, or at the start. What is in the journal must then be settled before anything else.
@@ -226,7 +226,7 @@ impl Writer {
         connection: Connection,
         directory: Arc<Directory>,
         next_id: i64,
-        quarantine: Arc<RwLock<Quarantine>>,
+        damaged: Arc<RwLock<Damaged>>,
         metrics: Arc<metrics::Store>,
     ) -> std::io::Result<Handle> {
         let (sender, inbox) = mpsc::channel(INBOX_CHANGES_MAX);
@@ -235,7 +235,7 @@ impl Writer {
             connection: None,
             inbox,
             next_id,
-            quarantine,
+            damaged,
             wal_pages: Arc::default(),
             journal: None,
             runtime: runtime::Handle::try_current().ok(),
@@ -434,13 +434,12 @@ impl Writer {
 
     fn delete(&mut self, document: &DocumentId) -> Result<bool, StoreError> {
         self.settle()?;
-        let quarantined =
-            self.quarantine.read().unwrap_or_else(PoisonError::into_inner).contains_key(document);
+        let is_damaged = self.damaged.read().unwrap_or_else(PoisonError::into_inner).contains_key(document);
         let mut attempt = |keep_contents| {
             self.transact(|transaction, _| {
                 let deleted = match changes::delete(transaction, document, keep_contents) {
                     // Nothing leads to it, and it was seen when the store was opened.
-                    Ok(false) if quarantined => {
+                    Ok(false) if is_damaged => {
                         changes::delete_damaged(transaction, document, keep_contents).map(|()| true)
                     }
                     deleted => deleted,
@@ -452,8 +451,8 @@ impl Writer {
             Err(Failure::Damaged(..)) => attempt(true),
             done => done,
         }?;
-        if quarantined {
-            self.quarantine.write().unwrap_or_else(PoisonError::into_inner).remove(document);
+        if is_damaged {
+            self.damaged.write().unwrap_or_else(PoisonError::into_inner).remove(document);
         }
         Ok(deleted)
     }
