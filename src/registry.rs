@@ -15,11 +15,11 @@ use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::debug;
+use tracing::{debug, info};
 
 use crate::auth::access::Admin;
 use crate::auth::grant::{Grant, GrantOfAll};
-use crate::auth::revocations::{Revocation, Revocations};
+use crate::auth::revocations::{Revocation, Revocations, Revoked};
 use crate::document::authors::Authors;
 use crate::document::handle::{self, Document, DocumentError, Surroundings};
 use crate::document::quarantine::{OutOfService, Quarantine};
@@ -193,6 +193,12 @@ impl Registry {
     pub async fn revoke(&self, _grant: &GrantOfAll, revocation: Revocation) -> Result<(), DocumentError> {
         let keep_since = self.0.settings.keep_revocations.map(|kept| revocation.at.earlier_by(kept));
         self.0.store.add_revocation(revocation.clone(), keep_since).await?;
+        match &revocation.revoked {
+            Revoked::Document(id) => info!(document.id = %id, "access to document `{id}` was revoked"),
+            // Names of people are not for the log.
+            Revoked::User(_) => info!("a user's tokens were revoked"),
+            Revoked::Token(_) => info!("a token was revoked"),
+        }
         self.0.revocations.add(revocation);
         Ok(())
     }

@@ -91,7 +91,8 @@ struct Verifier {
     demands: Demands,
     /// By SHA-256, so that no token is kept.
     checked: Cache<[u8; 32], Arc<Bearer>>,
-    fetched: Mutex<Instant>,
+    /// When a key that was not known had the key set fetched.
+    fetched: Mutex<Option<Instant>>,
 }
 
 impl Authenticator {
@@ -110,7 +111,7 @@ impl Authenticator {
     ) -> Result<Self, KeyError> {
         let Settings { algorithm, source, demands } = settings;
         let keys = KeyRing::open(algorithm, source).await?;
-        let (checked, fetched) = (Cache::new(CHECKED_TOKENS_MAX), Mutex::new(Instant::now()));
+        let (checked, fetched) = (Cache::new(CHECKED_TOKENS_MAX), Mutex::new(None));
         let rule = Rule::Tokens(Box::new(Verifier { keys, demands, checked, fetched }));
         Ok(Self { rule, revocations, tickets: Tickets::default() })
     }
@@ -155,6 +156,13 @@ impl Authenticator {
     /// `TooMany`.
     pub fn issue_ticket(&self, caller: &Caller) -> Result<String, TooMany> {
         self.tickets.issue(caller, rand::random(), Instant::now())
+    }
+
+    /// Reads the keys again, as whoever has replaced them asks for.
+    pub async fn reload_keys(&self) {
+        if let Rule::Tokens(verifier) = &self.rule {
+            verifier.reload().await;
+        }
     }
 
     /// Takes up new keys as they appear, until `stopping`.
@@ -202,9 +210,9 @@ impl Verifier {
     async fn fetch_again(&self) {
         // Whoever comes while it is fetched waits for that, and then finds it fresh.
         let mut fetched = self.fetched.lock().await;
-        if fetched.elapsed() >= FETCH_AGAIN_AFTER {
+        if fetched.is_none_or(|at| at.elapsed() >= FETCH_AGAIN_AFTER) {
             self.reload().await;
-            *fetched = Instant::now();
+            *fetched = Some(Instant::now());
         }
     }
 

@@ -6,7 +6,7 @@ use std::time::SystemTime;
 
 use hyper_util::service::TowerToHyperService;
 use warp::filters::BoxedFilter;
-use warp::http::{HeaderValue, Request, header};
+use warp::http::{HeaderName, HeaderValue, Method, Request, header};
 use warp::hyper::body::Incoming;
 use warp::hyper::service::Service;
 
@@ -21,6 +21,8 @@ use super::route::Response;
 use super::sender::{Bounds, Sender};
 use super::{credentials, health};
 use crate::metrics::TurnedAway;
+
+const RESOURCE_POLICY: HeaderName = HeaderName::from_static("cross-origin-resource-policy");
 
 /// What is asked of requests before anything else.
 #[derive(Debug, Clone, Default)]
@@ -62,6 +64,7 @@ impl Front {
     ) -> Result<Response, Infallible> {
         let cross_origin = &self.settings.cross_origin;
         let told = cross_origin.told(request.headers());
+        let is_read = matches!(*request.method(), Method::GET | Method::HEAD);
         let mut response = match self.admit(request, client).await {
             Ok(request) => {
                 let routes = TowerToHyperService::new(warp::service(self.routes.clone()));
@@ -75,7 +78,7 @@ impl Front {
             }
         };
         cross_origin.tell(told, &mut response);
-        set_common_headers(&mut response);
+        set_common_headers(&mut response, is_read);
         Ok(response)
     }
 
@@ -121,11 +124,14 @@ impl Front {
     }
 }
 
-fn set_common_headers(response: &mut Response) {
+/// `is_read`: of what else was asked no browser keeps the answer, or shows it as a page.
+fn set_common_headers(response: &mut Response, is_read: bool) {
     let headers = response.headers_mut();
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    headers.insert(header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
-    // What a handler says about caching stands; else nothing of a document is kept on the way.
-    headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
-    headers.insert("cross-origin-resource-policy", HeaderValue::from_static("same-origin"));
+    headers.insert(RESOURCE_POLICY, HeaderValue::from_static("same-origin"));
+    if is_read {
+        headers.insert(header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
+        // What a handler says about caching stands; else nothing of a document is kept on the way.
+        headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
+    }
 }

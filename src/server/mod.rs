@@ -16,6 +16,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::net::TcpListener;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
@@ -56,6 +57,8 @@ const CLOSE_TIME: Duration = Duration::from_secs(5);
 pub enum StartError {
     #[error(transparent)]
     Tls(#[from] tls::Unusable),
+    #[error("cannot listen for signals: {0}")]
+    Signal(io::Error),
     #[error("cannot open the store: {0}")]
     Store(String),
     #[error("settings: `{key}` {source}")]
@@ -112,9 +115,11 @@ pub async fn run(
     let authenticator = Arc::new(configuration::authenticator(&settings, &*store).await?);
     let quarantine = Quarantine::open(store.clone(), metrics.sandbox.clone());
     let quarantine = quarantine.await.map_err(|error| StartError::Store(error.to_string()))?;
+    // With nobody to hear it, the signal would end the process.
+    let hangup = signal(SignalKind::hangup()).map_err(StartError::Signal)?;
     announce(&listeners, acceptor.is_some());
     let parts = Parts::start(&settings, store.clone(), quarantine, authenticator, metrics, shutdown.clone());
-    let looking_after = tokio::spawn(parts.look_after(shutdown.clone()));
+    let looking_after = tokio::spawn(parts.look_after(hangup, shutdown.clone()));
     let reloading = reloader.map(|reloader| tokio::spawn(reloader.run(shutdown.clone())));
     let connections = TaskTracker::new();
     // Each with a count of its own: where the public is turned away, who looks after the server is not.
@@ -271,7 +276,11 @@ impl Parts {
     }
 
     /// Takes up new keys, and lets go of what nobody needs any more, until `stopping`.
-    fn look_after(&self, stopping: CancellationToken) -> impl Future<Output = ()> + use<> {
+    fn look_after(
+        &self,
+        mut hangup: Signal,
+        stopping: CancellationToken,
+    ) -> impl Future<Output = ()> + use<> {
         let (authenticator, bounds) = (self.authenticator.clone(), self.bounds.clone());
         let lag = self.metrics.runtime.lag.clone();
         async move {
@@ -289,7 +298,12 @@ impl Parts {
                     lag.observe_time(due.elapsed());
                 }
             };
-            tokio::join!(authenticator.watch_keys(stopping.clone()), forgetting, measuring);
+            let reloading = async {
+                while stopping.run_until_cancelled(hangup.recv()).await.flatten().is_some() {
+                    authenticator.reload_keys().await;
+                }
+            };
+            tokio::join!(authenticator.watch_keys(stopping.clone()), forgetting, measuring, reloading);
         }
     }
 

@@ -1,8 +1,15 @@
 //! Who may do what: every verb, with every kind of token, on documents that it is for and on others.
 
+use std::sync::{Arc, Mutex};
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use promptgrimoire::auth::access::Access;
+use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256};
 use reqwest::Method;
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::support::awareness::awareness;
 use crate::support::tokens::{SECRET, Token, demand_tokens};
@@ -351,4 +358,61 @@ async fn keys_in_a_file_are_replaced_while_the_server_runs() {
     crate::support::until("the new key", async || (new.get("/docs/a").await.status == 404).then_some(()))
         .await;
     assert_eq!(old.get("/docs/a").await.status, 401, "what the old key signed is good no more");
+}
+
+/// A key that signs with ES256, and its public half as it stands in a key set.
+fn key_of_a_set(id: &str) -> (EncodingKey, Value) {
+    let pair = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).expect("keys can be made");
+    let encode = |bytes: &[u8]| URL_SAFE_NO_PAD.encode(bytes);
+    // 4, then the two coordinates: SEC 1, 2.3.3.
+    let point = pair.public_key_raw();
+    let (x, y) = (encode(&point[1..33]), encode(&point[33..65]));
+    let signing = EncodingKey::from_ec_pem(pair.serialize_pem().as_bytes()).expect("a private key");
+    (signing, json!({ "kty": "EC", "crv": "P-256", "alg": "ES256", "use": "sig", "kid": id, "x": x, "y": y }))
+}
+
+fn signed_by(key: &EncodingKey, id: &str) -> String {
+    let mut header = Header::new(Algorithm::ES256);
+    header.kid = Some(id.to_owned());
+    let now = promptgrimoire::auth::seconds(std::time::SystemTime::now());
+    let claims = json!({ "sub": "ada", "iat": now, "exp": now + 60, "docs": { "*": "read" } });
+    jsonwebtoken::encode(&header, &claims, key).expect("it is signed")
+}
+
+/// Answers every request with what `body` holds then.
+async fn serve_text(body: Arc<Mutex<String>>) -> std::net::SocketAddr {
+    let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.expect("there is a free port");
+    let address = listener.local_addr().expect("a bound socket has an address");
+    tokio::spawn(async move {
+        while let Ok((mut socket, _)) = listener.accept().await {
+            let body = body.lock().expect("not poisoned").clone();
+            let length = body.len();
+            let answer =
+                format!("HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n{body}");
+            let mut request = [0; 4096];
+            let _ = socket.read(&mut request).await;
+            let _ = socket.write_all(answer.as_bytes()).await;
+        }
+    });
+    address
+}
+
+#[tokio::test]
+async fn a_key_set_at_an_address_is_asked_again_for_a_key_that_it_had_not() {
+    let ((first, first_public), (second, second_public)) = (key_of_a_set("k1"), key_of_a_set("k2"));
+    let set = |keys: &[&Value]| json!({ "keys": keys }).to_string();
+    let body = Arc::new(Mutex::new(set(&[&first_public])));
+    let address = serve_text(body.clone()).await;
+    let server = Server::start_with(|settings| {
+        settings.auth.mode = promptgrimoire::settings::AuthMode::Jwt;
+        settings.auth.algorithm = Some(promptgrimoire::auth::keys::Algorithm::Es256);
+        settings.auth.jwks = Some(format!("http://{address}/keys"));
+    })
+    .await;
+    let status = async |token: String| server.client.with_token(&token).get("/docs/a").await.status;
+    assert_eq!(status(signed_by(&first, "k1")).await, 404);
+    assert_eq!(status(signed_by(&second, "k1")).await, 401, "another key under the name of this one");
+    *body.lock().expect("not poisoned") = set(&[&second_public]);
+    assert_eq!(status(signed_by(&second, "k2")).await, 404, "the set was fetched for it");
+    assert_eq!(status(signed_by(&first, "k1")).await, 401, "the first key is in it no more");
 }

@@ -143,6 +143,26 @@ async fn what_was_revoked_stays_so_over_a_kill() {
 }
 
 #[tokio::test]
+async fn a_hangup_ends_nothing_and_has_the_keys_read_again() {
+    let directory = tempfile::tempdir().expect("there is room for a directory");
+    let path = directory.path().join("secret");
+    std::fs::write(&path, crate::support::tokens::SECRET).expect("there is room");
+    let variables = [
+        ("PROMPTGRIMOIRE__AUTH__MODE", "jwt"),
+        ("PROMPTGRIMOIRE__AUTH__ALGORITHM", "HS256"),
+        ("PROMPTGRIMOIRE__AUTH__KEY_FILE", path.to_str().expect("UTF-8")),
+    ];
+    let server = Process::start_with(&variables).await;
+    let client = server.client.with_token(&Token::of("ada", ALL).signed());
+    let mut stream = opened(&client, "/docs/a/events").await;
+    for _ in 0..3 {
+        server.hang_up();
+        client.anonymous_update("a", &Peer::new().push("x")).await.expect_json(200);
+    }
+    assert_eq!(stream.event("update").await.seq(), 1);
+}
+
+#[tokio::test]
 async fn one_user_s_streams_are_limited_and_others_are_not() {
     let server = Server::start_with(|settings| {
         demand_tokens(settings);
