@@ -94,6 +94,26 @@ impl Registry {
     }
 
     /// The document that the grant is for, opened if it is not. A document never written is an empty one.
+    ///
+    /// A name is no grant:
+    ///
+    /// ```compile_fail,E0308
+    /// use promptgrimoire::{ids::DocumentId, registry::Registry};
+    ///
+    /// fn handler(registry: &Registry, id: &DocumentId) {
+    ///     registry.open::<()>(id);
+    /// }
+    /// ```
+    ///
+    /// And whoever may read has nothing to write with:
+    ///
+    /// ```compile_fail,E0599
+    /// use promptgrimoire::{auth::access::Read, auth::grant::Grant, event::Origin, registry::Registry};
+    ///
+    /// async fn handler(registry: &Registry, grant: &Grant<Read>) {
+    ///     let _ = registry.open(grant).set_text("text", "mine", Origin::Anonymous).await;
+    /// }
+    /// ```
     pub fn open<L>(&self, grant: &Grant<L>) -> Document<L> {
         self.open_granted(grant.document()).granted(grant)
     }
