@@ -31,6 +31,7 @@ mod readme;
 mod real_input;
 mod resources;
 mod restoring;
+mod secrets;
 mod settings;
 mod sizes;
 mod state;
