@@ -34,6 +34,7 @@ mod restoring;
 mod secrets;
 mod settings;
 mod sizes;
+mod soak;
 mod state;
 mod store_faults;
 mod stream;

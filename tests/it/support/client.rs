@@ -1,6 +1,6 @@
 //! Asking over HTTP: with a client that writes good requests, and with a bare socket for all others.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use bytes::Bytes;
 use reqwest::header::HeaderMap;
@@ -36,6 +36,15 @@ impl Client {
         headers.insert("authorization", format!("Bearer {token}").parse().expect("a token fits a header"));
         let builder = reqwest::Client::builder().default_headers(headers).no_proxy();
         Self { base: self.base.clone(), http: builder.build().expect("a client can be built") }
+    }
+
+    /// The same, from another address of the loopback network.
+    pub fn with_token_from(&self, source: [u8; 4], token: &str) -> Self {
+        keep_token_secret(token);
+        let mut headers = HeaderMap::new();
+        headers.insert("authorization", format!("Bearer {token}").parse().expect("a token fits a header"));
+        let builder = reqwest::Client::builder().default_headers(headers).local_address(IpAddr::from(source));
+        Self { base: self.base.clone(), http: builder.no_proxy().build().expect("a client can be built") }
     }
 
     /// Over TLS, with what the server prefers; believes this certificate and no other.
