@@ -3,7 +3,7 @@
 #
 # Both set up what they need and say what they cannot.
 
-.PHONY: run test packages format lint unit api browser load-smoke tools
+.PHONY: run test packages format lint deny unit api browser load-smoke tools
 
 CARGO ?= cargo
 export CHROMIUM ?= /usr/bin/chromium
@@ -11,7 +11,7 @@ export CHROMIUM ?= /usr/bin/chromium
 run: packages
 	$(CARGO) run --release
 
-test: tools packages format lint unit api browser load-smoke
+test: tools packages format lint deny unit api browser load-smoke
 
 # The npm packages of the pages, as the lock file has them.
 packages:
@@ -31,6 +31,10 @@ format:
 
 lint:
 	$(CARGO) clippy --all-targets -- -D warnings
+
+# Licences and known faults of what is built in.
+deny: tools
+	@./tests/deny
 
 unit:
 	$(CARGO) test

@@ -30,7 +30,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use self::grant::{Bearer, Caller};
-use self::keys::{Algorithm, KeyError, KeyRing, Source};
+use self::keys::{Algorithm, KeyError, KeyRing, Secret, Source};
 use self::revocations::Revocations;
 use self::tickets::{Tickets, TooMany};
 use self::token::{BadToken, Demands};
@@ -54,8 +54,8 @@ pub struct Settings {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Credentials {
     None,
-    Token(String),
-    Ticket(String),
+    Token(Secret),
+    Ticket(Secret),
     /// Something that is no token, and says why.
     Unusable(&'static str),
 }
@@ -128,11 +128,11 @@ impl Authenticator {
             Credentials::None => return Err(Unauthorized::Missing),
             Credentials::Unusable(reason) => return Err(Unauthorized::Unusable(reason)),
             Credentials::Token(token) => {
-                let bearer = verifier.check(token, seconds(now)).await?;
+                let bearer = verifier.check(token.expose(), seconds(now)).await?;
                 Caller::known(bearer, self.revocations.clone())
             }
             Credentials::Ticket(ticket) => {
-                self.tickets.redeem(ticket, Instant::now()).ok_or(Unauthorized::BadTicket)?
+                self.tickets.redeem(ticket.expose(), Instant::now()).ok_or(Unauthorized::BadTicket)?
             }
         };
         if let Some(bearer) = caller.bearer() {

@@ -17,10 +17,9 @@ const TICKETS_MAX: usize = 10_000;
 const OF_ONE_USER_MAX: usize = 100;
 
 /// The tickets that wait to be used.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Tickets(Mutex<HashMap<String, Waiting>>);
 
-#[derive(Debug)]
 struct Waiting {
     caller: Caller,
     until: Instant,

@@ -27,16 +27,16 @@ pub fn given<B>(request: &Request<B>) -> Given {
         let scheme_and_token = header.to_str().ok().and_then(|text| text.trim().split_once(' '));
         return explicit(match scheme_and_token {
             Some((scheme, token)) if scheme.eq_ignore_ascii_case("bearer") => {
-                Credentials::Token(token.trim().to_owned())
+                Credentials::Token(token.trim().to_owned().into())
             }
             _ => Credentials::Unusable("the `Authorization` header must be `Bearer` and a token"),
         });
     }
     if let Some(ticket) = ticket(request) {
-        return explicit(Credentials::Ticket(ticket.to_owned()));
+        return explicit(Credentials::Ticket(ticket.to_owned().into()));
     }
     match cookie(request.headers()) {
-        Some(token) => Given { credentials: Credentials::Token(token.to_owned()), by_cookie: true },
+        Some(token) => Given { credentials: Credentials::Token(token.to_owned().into()), by_cookie: true },
         None => explicit(Credentials::None),
     }
 }
@@ -70,7 +70,7 @@ mod tests {
 
     #[test]
     fn a_token_comes_in_a_header_or_in_a_cookie() {
-        let token = |text: &str| Credentials::Token(text.into());
+        let token = |text: &str| Credentials::Token(text.to_owned().into());
         let by_header = given_by("/docs/a", &[("authorization", "bearer  abc "), ("cookie", "token=xyz")]);
         assert_eq!(by_header, Given { credentials: token("abc"), by_cookie: false });
         let by_cookie = given_by("/docs/a", &[("cookie", "a=b; token=xyz; mytoken=no")]);
@@ -89,8 +89,19 @@ mod tests {
     }
 
     #[test]
+    fn credentials_are_not_shown_by_whoever_shows_what_holds_them() {
+        let token = given_by("/docs/a", &[("authorization", "Bearer abcxyz")]);
+        let cookie = given_by("/docs/a", &[("cookie", "token=abcxyz")]);
+        let ticket = given_by("/events?ticket=abcxyz", &[]);
+        for given in [token, cookie, ticket] {
+            assert!(!matches!(given.credentials, Credentials::None | Credentials::Unusable(_)));
+            assert!(!format!("{given:?}").contains("abcxyz"));
+        }
+    }
+
+    #[test]
     fn a_ticket_is_taken_for_event_streams_only() {
-        let ticket = Credentials::Ticket("abc".into());
+        let ticket = Credentials::Ticket("abc".to_owned().into());
         assert_eq!(given_by("/docs/a/events?client_id=x&ticket=abc", &[]).credentials, ticket);
         assert_eq!(given_by("/events?doc=a&ticket=abc", &[("cookie", "token=x")]).credentials, ticket);
         assert_eq!(given_by("/docs/a/state?ticket=abc", &[]).credentials, Credentials::None);

@@ -10,7 +10,7 @@ mod clone;
 mod credentials;
 pub mod cross_origin;
 mod detached;
-mod encoding;
+pub mod encoding;
 mod error;
 mod event_body;
 pub mod events;

@@ -11,7 +11,7 @@ use yrs::{Doc, Map, ReadTxn, Text, Transact, Update};
 use crate::support::{Answer, Client, Peer, Process, Server, base64, bytes_of};
 
 /// Updates that have crashed, hung or bloated CRDT libraries, or that would write over others' content.
-const REFUSED: [(&str, &str); 10] = [
+pub const REFUSED: [(&str, &str); 10] = [
     ("010101000201016100013100", "the JSON content of old Yjs versions"),
     ("0101000200ffffffff0f00", "a length past the end of clocks"),
     ("010101ffffffff0f000100", "a clock past the end of clocks"),
@@ -28,7 +28,7 @@ const REFUSED_STATE_VECTOR: &str = "80c6868f01";
 const EMOJI: &str = "010102000401017404f09f988000";
 
 /// What is in a few bytes, and would take gigabytes to believe.
-const BOMBS: [&[u8]; 8] = [
+pub const BOMBS: [&[u8]; 8] = [
     &[0xff, 0xff, 0xff, 0xff, 0x07],
     &[1, 0xff, 0xff, 0xff, 0xff, 0x07, 1, 0],
     &[1, 1, 1, 0, 4, 1, 1, b't', 0xff, 0xff, 0xff, 0xff, 0x07, b'a', 0],
@@ -333,7 +333,7 @@ async fn check_document(client: &Client, document: &str, head: u64) {
 }
 
 /// Updates as two honest editors of one document write them.
-fn genuine(random: &mut StdRng) -> Vec<Vec<u8>> {
+pub fn genuine(random: &mut StdRng) -> Vec<Vec<u8>> {
     let mut updates = Vec::new();
     let docs = [Doc::new(), Doc::new()];
     for _ in 0..6 {
@@ -362,7 +362,7 @@ fn genuine(random: &mut StdRng) -> Vec<Vec<u8>> {
 }
 
 /// Random bytes, a flipped bit, a cut, or some of each.
-fn damage(update: &[u8], random: &mut StdRng) -> Vec<u8> {
+pub fn damage(update: &[u8], random: &mut StdRng) -> Vec<u8> {
     let mut damaged = update.to_vec();
     match random.random_range(0..4) {
         0 => {
@@ -393,7 +393,7 @@ fn nested_list(clock: u32) -> Vec<u8> {
 }
 
 /// As many lists in each other, in one update.
-fn deep_at_once(levels: u32) -> Vec<u8> {
+pub fn deep_at_once(levels: u32) -> Vec<u8> {
     let mut update = [&[1][..], &varuint(levels), &[1, 0]].concat();
     (0..levels).for_each(|clock| update.extend(list_block(clock)));
     update.push(0);
@@ -421,7 +421,7 @@ fn varuint(mut number: u32) -> Vec<u8> {
     bytes
 }
 
-fn from_hex(hex: &str) -> Vec<u8> {
+pub fn from_hex(hex: &str) -> Vec<u8> {
     let digits = |at| u8::from_str_radix(&hex[at..at + 2], 16).expect("the examples are hexadecimal");
     (0..hex.len()).step_by(2).map(digits).collect()
 }

@@ -21,8 +21,9 @@ async fn every_character_that_a_document_id_may_have_is_taken() {
     let server = Server::start().await;
     let longest = format!("Z{}", "a".repeat(127));
     for id in ["Room-7.a_b~c:d@e", "0", longest.as_str()] {
-        server.client.write(id, "tab-1", &Peer::new().insert(0, id)).await;
-        assert_eq!(server.client.text(id).await, id);
+        let text = format!("of {id}");
+        server.client.write(id, "tab-1", &Peer::new().insert(0, &text)).await;
+        assert_eq!(server.client.text(id).await, text);
     }
 }
 

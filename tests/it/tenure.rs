@@ -138,7 +138,7 @@ async fn what_was_revoked_stays_so_over_a_kill() {
     assert_eq!(server.client.with_token(&root).get("/docs/a").await.status, 404);
     server.terminate();
     server.ended().await;
-    let log = server.logged().await;
+    let log = server.logged();
     assert!(!log.contains(&ada) && !log.contains(&root), "no token is logged");
 }
 

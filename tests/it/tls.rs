@@ -227,7 +227,7 @@ async fn a_pair_that_cannot_be_used_leaves_the_old_one_in_place_and_is_logged() 
     until_shown(&process, &other).await;
     process.terminate();
     assert_eq!(process.ended().await.code(), Some(0));
-    let logged = process.logged().await;
+    let logged = process.logged();
     assert!(logged.contains("WARN") && logged.contains("`tls."), "{logged}");
     assert!(!logged.contains("PRIVATE KEY"), "{logged}");
 }

@@ -1,6 +1,6 @@
 //! Asking over HTTP: with a client that writes good requests, and with a bare socket for all others.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use bytes::Bytes;
 use reqwest::header::HeaderMap;
@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 
+use super::secrets::{keep_query_secret, keep_secret, keep_token_secret};
 use super::{Certificate, Stream, base64, bytes_of, within_deadline};
 
 /// Asks one server.
@@ -30,10 +31,20 @@ impl Client {
 
     /// The same, with a token in every request.
     pub fn with_token(&self, token: &str) -> Self {
+        keep_token_secret(token);
         let mut headers = HeaderMap::new();
         headers.insert("authorization", format!("Bearer {token}").parse().expect("a token fits a header"));
         let builder = reqwest::Client::builder().default_headers(headers).no_proxy();
         Self { base: self.base.clone(), http: builder.build().expect("a client can be built") }
+    }
+
+    /// The same, from another address of the loopback network.
+    pub fn with_token_from(&self, source: [u8; 4], token: &str) -> Self {
+        keep_token_secret(token);
+        let mut headers = HeaderMap::new();
+        headers.insert("authorization", format!("Bearer {token}").parse().expect("a token fits a header"));
+        let builder = reqwest::Client::builder().default_headers(headers).local_address(IpAddr::from(source));
+        Self { base: self.base.clone(), http: builder.no_proxy().build().expect("a client can be built") }
     }
 
     /// Over TLS, with what the server prefers; believes this certificate and no other.
@@ -63,17 +74,23 @@ impl Client {
 
     /// A request that is still to be filled in and sent.
     pub fn request(&self, method: Method, path: &str) -> RequestBuilder {
+        keep_query_secret(path);
         self.http.request(method, format!("{}{path}", self.base))
     }
 
     pub async fn send(&self, request: RequestBuilder) -> Answer {
         within_deadline("answer", async {
             let response = request.send().await.expect("the server answers");
-            Answer {
+            let of_ticket = response.url().path() == "/tickets";
+            let answer = Answer {
                 status: response.status().as_u16(),
                 headers: response.headers().clone(),
                 body: response.bytes().await.expect("the answer is whole"),
+            };
+            if of_ticket && answer.status == 200 {
+                keep_secret(answer.expect_json(200)["ticket"].as_str().expect("a ticket"));
             }
+            answer
         })
         .await
     }
@@ -112,7 +129,9 @@ impl Client {
 
     /// Posts an update under a client id.
     pub async fn update(&self, document: &str, client_id: &str, update: &[u8]) -> Answer {
-        let body = json!({ "update": base64(update), "client_id": client_id });
+        let update = base64(update);
+        keep_secret(&update);
+        let body = json!({ "update": update, "client_id": client_id });
         self.post(&format!("/docs/{document}/updates"), &body).await
     }
 

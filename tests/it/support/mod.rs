@@ -7,6 +7,7 @@ pub mod faulty_disk;
 pub mod journal;
 pub mod peer;
 pub mod process;
+pub mod secrets;
 pub mod server;
 pub mod stream;
 pub mod tokens;

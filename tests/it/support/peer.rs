@@ -8,6 +8,8 @@ use yrs::{
     Update,
 };
 
+use super::secrets::keep_begin_secret;
+
 /// The root that is edited: the one that the server takes for the text.
 const ROOT: &str = "text";
 
@@ -49,11 +51,13 @@ impl Peer {
 
     /// Types. Positions and lengths are UTF-16 code units. Every edit yields the update that says it.
     pub fn insert(&mut self, at: u32, text: &str) -> Vec<u8> {
+        keep_begin_secret(text);
         self.edit(|root, transaction| root.insert(transaction, at, text))
     }
 
     /// Types at the end.
     pub fn push(&mut self, text: &str) -> Vec<u8> {
+        keep_begin_secret(text);
         self.edit(|root, transaction| root.push(transaction, text))
     }
 

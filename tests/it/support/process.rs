@@ -1,17 +1,19 @@
 //! The real binary as a process of its own, which can be killed.
 
 use std::ffi::OsStr;
+use std::io::{PipeReader, Read};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Output, Stdio};
+use std::thread::JoinHandle;
 use std::time::Instant;
 
 use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 use tokio::process::{Child, ChildStdout, Command};
-use tokio::task::JoinHandle;
 
 use super::certificate::{certificate_file, key_file};
+use super::secrets;
 use super::{Client, DEADLINE, within_deadline};
 
 /// What a start is given beyond the usual, for the next start too.
@@ -27,8 +29,8 @@ pub struct Process {
     pub client: Client,
     child: Running,
     stdout: BufReader<ChildStdout>,
-    /// Standard error, collected as it comes: whoever does not read a pipe stops the writer.
-    errors: JoinHandle<String>,
+    /// After `child`: when that is gone, this ends.
+    log: Log,
     how: How,
     /// After `child`: cleared away when nobody writes there any more.
     directory: TempDir,
@@ -44,6 +46,35 @@ impl Drop for Running {
         while matches!(self.0.try_wait(), Ok(None)) && Instant::now() < deadline {
             std::thread::yield_now();
         }
+    }
+}
+
+/// Standard error, collected as it comes: whoever does not read a pipe stops the writer.
+struct Log(Option<JoinHandle<String>>);
+
+impl Log {
+    fn reading(mut pipe: PipeReader) -> Self {
+        Self(Some(std::thread::spawn(move || {
+            let mut log = Vec::new();
+            let _ = pipe.read_to_end(&mut log);
+            String::from_utf8_lossy(&log).into_owned()
+        })))
+    }
+
+    /// All of it; the child has ended, or will soon.
+    fn take_all(&mut self) -> String {
+        let Some(reading) = self.0.take() else { return String::new() };
+        let log = reading.join().expect("a pipe can be read");
+        if !std::thread::panicking() {
+            secrets::check_nothing_is_told(&log);
+        }
+        log
+    }
+}
+
+impl Drop for Log {
+    fn drop(&mut self) {
+        self.take_all();
     }
 }
 
@@ -79,19 +110,22 @@ impl Process {
     }
 
     async fn launch(directory: TempDir, how: How) -> Self {
+        for (_, key) in how.variables.iter().filter(|(name, _)| name == "PROMPTGRIMOIRE__AUTH__KEY") {
+            secrets::keep_secret(key);
+        }
         let mut command = command(directory.path());
         command
             .args(&how.arguments)
             .env("PROMPTGRIMOIRE_PORT", "0")
             .env("PROMPTGRIMOIRE__STORE__URL", store_url(directory.path()))
+            .env("PROMPTGRIMOIRE__LOG__LEVEL", secrets::LEVEL)
             .envs(how.variables.iter().map(|(name, value)| (name, value)));
+        let (reader, writer) = std::io::pipe().expect("a pipe can be made");
+        command.stderr(writer);
         let mut child = Running(command.spawn().expect("the binary starts"));
-        let mut stderr = child.0.stderr.take().expect("standard error is a pipe");
-        let errors = tokio::spawn(async move {
-            let mut errors = Vec::new();
-            let _ = stderr.read_to_end(&mut errors).await;
-            String::from_utf8_lossy(&errors).into_owned()
-        });
+        // With it goes our own end for writing: the log ends when the child does.
+        drop(command);
+        let mut log = Log::reading(reader);
         let mut stdout = BufReader::new(child.0.stdout.take().expect("standard output is a pipe"));
         let mut line = String::new();
         within_deadline("line that names the address", stdout.read_line(&mut line))
@@ -100,10 +134,11 @@ impl Process {
         let announced = line.trim_end().strip_prefix("listening on http");
         let announced = announced.map(|rest| rest.strip_prefix('s').unwrap_or(rest));
         let Some(address) = announced.and_then(|rest| rest.strip_prefix("://")) else {
-            panic!("the binary did not say where it listens: {line:?} {:?}", errors.await);
+            drop(child);
+            panic!("the binary did not say where it listens: {line:?} {}", log.take_all());
         };
         let address = address.parse().expect("an address with its port");
-        Self { address, client: Client::new(address), child, stdout, errors, how, directory }
+        Self { address, client: Client::new(address), child, stdout, log, how, directory }
     }
 
     /// Where the documents are.
@@ -166,8 +201,8 @@ impl Process {
     }
 
     /// What the process logged, once it has ended.
-    pub async fn logged(self) -> String {
-        within_deadline("end of the log", self.errors).await.expect("standard error was read")
+    pub fn logged(mut self) -> String {
+        self.log.take_all()
     }
 
     /// Starts again on the same documents, on another port, after the process has ended.

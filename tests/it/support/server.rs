@@ -9,6 +9,7 @@ use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 
 use super::certificate::{certificate_file, key_file};
+use super::secrets::{self, SERVER_THREAD};
 use super::{Certificate, Client, until};
 
 /// A server on a free port, stopped and cleared away when dropped.
@@ -57,6 +58,7 @@ impl Server {
     }
 
     async fn launch(url: StoreUrl, directory: Option<TempDir>, change: impl FnOnce(&mut Settings)) -> Self {
+        secrets::listen();
         let mut settings = Settings::default();
         settings.server.port = 0;
         // A test that wants to see a drain sets its length; all others want to be done.
@@ -69,6 +71,7 @@ impl Server {
         let running = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_multi_thread()
                 .worker_threads(2)
+                .thread_name(SERVER_THREAD)
                 .enable_all()
                 .build()
                 .expect("a runtime can be built");
@@ -108,7 +111,7 @@ impl Server {
     fn join(&mut self) {
         let Some(running) = self.running.take() else { return };
         match running.join() {
-            Ok(Ok(())) => {}
+            Ok(Ok(())) => secrets::check_nothing_was_heard(),
             // A second panic while a test fails would hide the first.
             _ if std::thread::panicking() => {}
             Ok(Err(error)) => panic!("the server failed: {error}"),

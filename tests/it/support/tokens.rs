@@ -8,12 +8,14 @@ use promptgrimoire::auth::mint::{Order, mint};
 use promptgrimoire::auth::seconds;
 use promptgrimoire::settings::{AuthMode, Settings};
 
+use super::secrets::{keep_secret, keep_token_secret};
 use super::{Client, Server};
 
 pub const SECRET: &str = "the secret of the tests, which has over thirty-two bytes";
 
 /// Has a server ask for tokens that are signed with `SECRET`.
 pub fn demand_tokens(settings: &mut Settings) {
+    keep_secret(SECRET);
     settings.auth.mode = AuthMode::Jwt;
     settings.auth.algorithm = Some(Algorithm::Hs256);
     settings.auth.key = Some(SECRET.to_owned().into());
@@ -55,7 +57,10 @@ impl Token {
     }
 
     pub fn signed_with(&self, secret: &str) -> String {
-        mint(&self.order, Algorithm::Hs256, secret, &self.id, seconds(self.issued)).expect("a secret signs")
+        let token = mint(&self.order, Algorithm::Hs256, secret, &self.id, seconds(self.issued));
+        let token = token.expect("a secret signs");
+        keep_token_secret(&token);
+        token
     }
 }
 
