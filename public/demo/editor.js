@@ -158,7 +158,7 @@ function showConnection (provider, people, textarea, id) {
     provider.connect()
     update()
   }
-  const tokenContext = () => ({ id, unsaved: provider.unsyncedChanges, onToken: goOnWithToken })
+  const tokenContext = () => ({ id, keeps: wasSynced, onToken: goOnWithToken })
   byId('change-token').addEventListener('click', () => {
     askForToken({ title: 'Another token', text: 'It takes the place of the one that this tab has.' }, tokenContext())
     byId('token').focus()
@@ -201,7 +201,7 @@ function showConnection (provider, people, textarea, id) {
       log.showWaiting(0)
       people.connected = false
       // Writing on is safe where the text has come before: it is kept, and merged.
-      if (!wasSynced) textarea.readOnly = true
+      if (!wasSynced) Object.assign(textarea, { readOnly: true, placeholder: '' })
       const words = end.code === 'unauthorized' && token() !== null ? ` The server says: ${end.reason}.` : ''
       askForToken({ title: ending.title, text: ending.text + words }, tokenContext())
       return

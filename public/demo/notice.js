@@ -25,7 +25,7 @@ const TOKEN_ENDINGS = {
   missing: { word: 'No token', title: 'This server asks for a token', text: 'Whoever runs it can make one for you.' },
   unauthorized: { word: 'Token refused', title: 'The server does not accept this token', text: 'It may have ended, or be meant for another server.' },
   token_expired: { word: 'Token ended', title: 'Your token has ended', text: 'Tokens last for a time. With a new one this page goes on where it is.' },
-  revoked: { word: 'Revoked', title: 'Your permission was taken back', text: 'The token that you had is good for nothing here any more.' },
+  revoked: { word: 'Revoked', title: 'Your permission was taken back', text: 'Your token is good for nothing here any more.' },
   forbidden: { word: 'No access', title: 'This document is not open to you', text: 'Your token does not cover it. Whoever gave you the address can give you another.' }
 }
 
@@ -43,11 +43,11 @@ export function tokenEnding (code) {
  * @param {{ title: string, text: string }} why
  * @param {object} context
  * @param {string} context.id of the document
- * @param {number} context.unsaved edits that are only in this tab
+ * @param {boolean} context.keeps the text is here, and what is written now is sent later
  * @param {() => void} context.onToken it is kept
  */
-export function askForToken ({ title, text }, { id, unsaved, onToken }) {
-  const kept = unsaved === 0 ? '' : ' What you wrote is kept in this tab, and sent then.'
+export function askForToken ({ title, text }, { id, keeps, onToken }) {
+  const kept = keeps ? ' What is not saved stays in this tab, and is sent then.' : ''
   show(title, text + kept, [tokenForm(onToken), tokenCommand(id)])
   const focused = document.activeElement
   // Whoever is writing is not torn away from it.
@@ -81,7 +81,7 @@ export function showEnd ({ code, reason }, text) {
 /**
  * The server refuses an edit. It stays in the tab; reading goes on.
  * @param {{ status: number, message: string }} failure
- * @param {{ id: string, unsaved: number, onToken: () => void }} context
+ * @param {{ id: string, keeps: boolean, onToken: () => void }} context
  */
 export function showRefusal ({ status, message }, context) {
   if (status === 423) {

@@ -147,7 +147,7 @@ export class People {
     const place = line === null ? 'reading' : `line ${line}`
     const shownName = create('span', { class: 'person-name', text: isSelf ? `${name} (you)` : name })
     // A name is what its owner likes. Where there are tokens, who it is by the token stands beside it.
-    if (this.#user !== undefined && user !== '' && user !== name) shownName.append(create('span', { class: 'quiet', text: ` ${user}` }))
+    if (this.#user !== undefined && user !== '' && user.toLowerCase() !== name.toLowerCase()) shownName.append(create('span', { class: 'quiet', text: ` ${user}` }))
     const parts = [
       create('span', { class: 'person-dot' }),
       shownName,

@@ -63,8 +63,8 @@ export class States {
     clearTimeout(this.#timer)
     paint(this.#connected, 'bad', why)
     // "Saved" would be wrong of a document that is no more.
+    this.#saved.hidden = unsaved === 0
     if (unsaved > 0) paint(this.#saved, 'bad', `${unsaved} unsaved`)
-    else this.#saved.hidden = true
     this.#latency.hidden = true
   }
 

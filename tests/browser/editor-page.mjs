@@ -51,7 +51,7 @@ export class Editor {
       return {
         text: textarea.value,
         selection: [textarea.selectionStart, textarea.selectionEnd],
-        saved: read('saved'),
+        saved: document.getElementById('saved')?.hidden ? null : read('saved'),
         connected: read('connected'),
         role: read('role'),
         people: Array.from(document.querySelectorAll('.person'), person => person.textContent),

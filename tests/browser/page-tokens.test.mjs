@@ -102,7 +102,7 @@ test('pages with tokens', { timeout: 240_000 }, async t => {
 
   await t.test('a reader is told so, writes nothing, and is seen with a caret', short, async t => {
     const id = await documentWithText()
-    const vic = await openEditor(await person(t, 'Vic'), server.url, id, newToken('vic', { [id]: 'read' }))
+    const vic = await openEditor(await person(t, 'Vic'), server.url, id, newToken('v.17', { [id]: 'read' }))
     const ada = await openEditor(await person(t, 'Ada'), server.url, id, newToken('ada', { [id]: 'write' }))
     await vic.untilSays({ saved: 'Read only', connected: 'Connected' })
     await vic.untilShows(TEXT)
@@ -114,7 +114,7 @@ test('pages with tokens', { timeout: 240_000 }, async t => {
     await vic.untilShows(`Written. ${TEXT}`)
     assert.equal(await server.text(id), `Written. ${TEXT}`)
     // Names are chosen; who somebody is by the token stands beside them.
-    await until('both are known', async () => (await ada.state()).people.join() === 'Ada (you) adaline 1,Vic vicline 1', { seen: () => ada.state() })
+    await until('both are known', async () => (await ada.state()).people.join() === 'Ada (you)line 1,Vic v.17line 1', { seen: () => ada.state() })
     assert.deepEqual(await violations(vic.page), [])
     assert.deepEqual(vic.complaints, [])
   })
@@ -128,7 +128,7 @@ test('pages with tokens', { timeout: 240_000 }, async t => {
       body: JSON.stringify({ type: 'about:blank', title: 'Forbidden', status: 403, detail: 'the token gives no write access to this', code: 'forbidden' }),
     }))
     await editor.type('mine ')
-    await untilNotice(editor, /You may read only.*kept in this tab/)
+    await untilNotice(editor, /You may read only.*stays in this tab/)
     assert.equal(await editor.page.$eval('#text', text => text.readOnly), true)
     await editor.untilSays({ saved: /^\d unsaved$|^Saving \d$/ })
     await editor.page.context().unroute(/\/updates$/)
