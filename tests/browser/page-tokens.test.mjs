@@ -189,6 +189,8 @@ test('pages with tokens', { timeout: 240_000 }, async t => {
     assert.equal(commands[0], 'read -rs TOKEN')
     const { stdout } = await promisify(execFile)('sh', ['-c', `${commands[2]} --silent --fail`], { env: { ...process.env, TOKEN: token } })
     assert.equal(stdout, TEXT)
+    await page.goto(server.url)
+    await until('those of the front page do so too', async () => await page.locator('#commands code').first().textContent() === 'read -rs TOKEN')
   })
 })
 
