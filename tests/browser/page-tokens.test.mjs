@@ -127,14 +127,14 @@ test('pages with tokens', { timeout: 240_000 }, async t => {
       status: 403, contentType: 'application/problem+json',
       body: JSON.stringify({ type: 'about:blank', title: 'Forbidden', status: 403, detail: 'the token gives no write access to this', code: 'forbidden' }),
     }))
-    await editor.type('mine ')
+    await editor.type('x') // no more: the page takes nothing in from then on
     await untilNotice(editor, /You may read only.*stays in this tab/)
     assert.equal(await editor.page.$eval('#text', text => text.readOnly), true)
     await editor.untilSays({ saved: /^\d unsaved$|^Saving \d$/ })
     await editor.page.context().unroute(/\/updates$/)
     await give(editor, newToken('ada', { [id]: 'write' }))
     await editor.untilSays({ saved: 'Saved', connected: 'Connected' })
-    assert.equal(await server.text(id), `mine ${TEXT}`)
+    assert.equal(await server.text(id), `x${TEXT}`)
     assert.equal(await notice(editor).textContent(), '')
   })
 
