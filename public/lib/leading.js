@@ -123,7 +123,7 @@ export class Leading {
           closed = this.#take(events, epoch)
         },
       })
-      return closed === null ? 0 : await this.#afterClosed(closed, retry)
+      return closed === null ? 0 : await this.#afterClosed(closed, retry, signal)
     } finally {
       signal.removeEventListener('abort', end)
       waker.removeEventListener('drop', end)
@@ -133,9 +133,10 @@ export class Leading {
   /**
    * @param {ClosedEvent} closed
    * @param {number | null} retry
+   * @param {AbortSignal} signal
    * @returns {Promise<number>} how long to wait at least, in milliseconds
    */
-  async #afterClosed ({ code, detail }, retry) {
+  async #afterClosed ({ code, detail }, retry, signal) {
     const { api, tell, close, foreseeEnd } = this.#link
     const isOfToken = TOKEN_CODES.has(code)
     if (code !== 'deleted' && !isOfToken) {
@@ -144,7 +145,8 @@ export class Leading {
     }
     if (isOfToken) {
       foreseeEnd(code, detail)
-      if (await api.renewToken()) return 0
+      // Asking takes time, in which there may have been a disconnect.
+      if (await api.renewToken() || signal.aborted) return 0
     }
     tell({ type: 'closed', code, reason: detail })
     close(code, detail)
