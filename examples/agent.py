@@ -3,6 +3,8 @@
 
     python3 examples/agent.py --server http://127.0.0.1:8080 --document welcome
 
+Where the server asks for a token, put it into PROMPTGRIMOIRE_TOKEN.
+
 Then write a line such as `@agent count to 50` at http://127.0.0.1:8080/conversation/welcome, press Enter, and go on
 typing wherever you like. The answer streams in below that line, word by word:
 
@@ -28,6 +30,7 @@ import argparse
 import hashlib
 import http.client
 import json
+import os
 import random
 import signal
 import sys
@@ -128,8 +131,11 @@ class Stale(Exception):
 class Server:
     """Requests on one connection, each sent again until there is an answer: all that are made here may be repeated."""
 
-    def __init__(self, address: str, patience: float = float("inf")):
+    def __init__(self, address: str, token: Optional[str], patience: float = float("inf")):
         self.address = urlsplit(address)
+        self.token = token
+        #: What every request says. A token belongs into a header: addresses are logged.
+        self.headers = {"Authorization": f"Bearer {token}"} if token else {}
         self.patience = patience
         self.connection: Optional[http.client.HTTPConnection] = None
 
@@ -141,7 +147,7 @@ class Server:
     def request(self, method: str, path: str, body: object = None, **headers: str) -> Tuple[bytes, str]:
         """The answer's body and its ETag."""
         data = None if method == "GET" else json.dumps(body).encode()
-        headers = {name.replace("_", "-"): value for name, value in headers.items()}
+        headers = {**self.headers, **{name.replace("_", "-"): value for name, value in headers.items()}}
         if data is not None:
             headers["Content-Type"] = "application/json"
         started = time.monotonic()
@@ -181,7 +187,7 @@ class Agent:
         self.name, self.colour, self.rate = arguments.name, arguments.colour, arguments.rate
         self.client_id = arguments.client_id or handle(self.name)
         self.path = f"/docs/{quote(arguments.document, safe='')}"
-        self.server = Server(arguments.server, patience=20 if arguments.once else float("inf"))
+        self.server = Server(arguments.server, arguments.token, patience=20 if arguments.once else float("inf"))
         self.since = int(time.time() * 1000)
         #: When the list of people was told last.
         self.shown_at = float("-inf")
@@ -203,7 +209,7 @@ class Agent:
     def leave(self) -> None:
         """Takes the agent off the list. If that fails, the server does it a little later."""
         try:
-            server = Server(self.server.address.geturl(), patience=1)
+            server = Server(self.server.address.geturl(), self.server.token, patience=1)
             server.request("PUT", f"{self.path}/awareness/{self.client_id}", None)
         except (OSError, http.client.HTTPException, Refused):
             pass
@@ -284,12 +290,12 @@ class Agent:
 
     def listen(self) -> None:
         """Follows the event stream for good, over every interruption."""
-        server, last_event_id, failures, retry = Server(self.server.address.geturl()), "", 0, 1.0
+        server, last_event_id, failures, retry = Server(self.server.address.geturl(), self.server.token), "", 0, 1.0
         path = f"{server.address.path.rstrip('/')}{self.path}/events?client_id={self.client_id}&label={quote(self.name)}"
         while True:
             connection = server.connect(timeout=SILENCE_SECONDS)
             try:
-                headers = {"Accept": "text/event-stream"}
+                headers = {**server.headers, "Accept": "text/event-stream"}
                 if last_event_id:
                     headers["Last-Event-ID"] = last_event_id
                 connection.request("GET", path, headers=headers)
@@ -336,6 +342,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Answers lines that begin with @NAME in a shared document.")
     parser.add_argument("--server", default="http://127.0.0.1:8080")
     parser.add_argument("--document", default="welcome")
+    parser.add_argument(
+        "--token",
+        default=os.environ.get("PROMPTGRIMOIRE_TOKEN"),
+        help="for a server that asks for one; better in the environment as PROMPTGRIMOIRE_TOKEN, which `ps` does not show",
+    )
     parser.add_argument("--name", default="Agent", help="what people see; lines that begin with @name are answered")
     parser.add_argument("--colour", default="#7b3f98", help="of the name in the list of people, as #rrggbb")
     parser.add_argument("--client-id", help="the name in small letters when left out")

@@ -7,6 +7,8 @@
 Prints the text whenever it has changed. Each line on standard input is written at the end of the text. At the end of
 the input everything is on the server's disk, and the program ends; with `--follow` it stays and goes on printing.
 
+Where the server asks for a token, put it into PROMPTGRIMOIRE_TOKEN.
+
 Two rules keep a copy in step, whatever breaks in between:
 
 - What came from the server is applied in any case: Yjs updates may be repeated and may overlap.
@@ -32,8 +34,10 @@ from pycrdt import Doc, Text
 class Client:
     """A copy of one document that is kept in step. Any thread may call it."""
 
-    def __init__(self, server: str, document: str):
+    def __init__(self, server: str, document: str, token: Optional[str]):
         self.address = urlsplit(server)
+        #: What every request says. A token belongs into a header: addresses are logged.
+        self.headers = {"Authorization": f"Bearer {token}"} if token else {}
         self.path = f"{self.address.path.rstrip('/')}/docs/{quote(document, safe='')}"
         self.client_id = f"pycrdt-{uuid.uuid4().hex[:12]}"
         self.doc = Doc(allow_multithreading=True)
@@ -57,7 +61,7 @@ class Client:
             # The server sends a comment every 10 s, so a stream that is silent for 30 s is dead.
             connection = self.connect(timeout=30)
             try:
-                headers = {"Last-Event-ID": last_event_id} if last_event_id else {}
+                headers = {**self.headers, **({"Last-Event-ID": last_event_id} if last_event_id else {})}
                 connection.request("GET", f"{self.path}/events?client_id={self.client_id}", headers=headers)
                 response = connection.getresponse()
                 if response.status in (400, 401, 403, 404):
@@ -111,7 +115,8 @@ class Client:
         body = {"update": base64.b64encode(update).decode(), "client_id": self.client_id, "epoch": self.epoch}
         connection = self.connect(timeout=30)
         try:
-            connection.request("POST", f"{self.path}/updates", json.dumps(body), {"Content-Type": "application/json"})
+            headers = {**self.headers, "Content-Type": "application/json"}
+            connection.request("POST", f"{self.path}/updates", json.dumps(body), headers)
             response = connection.getresponse()
             answer = response.read()
         finally:
@@ -139,10 +144,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Follows a document and types into it.")
     parser.add_argument("--server", default="http://127.0.0.1:8080")
     parser.add_argument("--document", default="welcome")
+    parser.add_argument(
+        "--token",
+        default=os.environ.get("PROMPTGRIMOIRE_TOKEN"),
+        help="for a server that asks for one; better in the environment as PROMPTGRIMOIRE_TOKEN, which `ps` does not show",
+    )
     parser.add_argument("--follow", action="store_true", help="stay after the end of the input")
     arguments = parser.parse_args()
 
-    client = Client(arguments.server, arguments.document)
+    client = Client(arguments.server, arguments.document, arguments.token)
     threading.Thread(target=client.follow, args=(show,), daemon=True).start()
     client.synced.wait()
     for line in sys.stdin:

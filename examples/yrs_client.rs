@@ -7,6 +7,8 @@
 //! Prints the text whenever it has changed. Each line on standard input is written at the end of the text. At the end
 //! of the input everything is on the server's disk, and the program ends; with `--follow` it stays and goes on printing.
 //!
+//! Where the server asks for a token, put it into `PROMPTGRIMOIRE_TOKEN`.
+//!
 //! Two rules keep a copy in step, whatever breaks in between:
 //! - what came from the server is applied in any case: Yjs updates may be repeated and may overlap;
 //! - what is missing on the server is one difference, against the state vector that the server told last. It is sent
@@ -19,6 +21,7 @@ use std::time::Duration;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use clap::Parser;
+use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue};
 use reqwest::{Response, StatusCode};
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
@@ -39,6 +42,9 @@ struct Arguments {
     server: String,
     #[arg(long, default_value = "welcome")]
     document: String,
+    /// For a server that asks for one; better in the environment as PROMPTGRIMOIRE_TOKEN, which `ps` does not show.
+    #[arg(long)]
+    token: Option<String>,
     /// Stay after the end of the input.
     #[arg(long)]
     follow: bool,
@@ -47,14 +53,15 @@ struct Arguments {
 #[tokio::main]
 async fn main() -> Outcome<()> {
     let arguments = Arguments::parse();
-    let mut client = Client::new(&arguments.server, &arguments.document);
-    let mut stream = client.connected().await;
+    let token = arguments.token.or_else(|| std::env::var("PROMPTGRIMOIRE_TOKEN").ok());
+    let mut client = Client::new(&arguments.server, &arguments.document, token.as_deref())?;
+    let mut stream = client.connected().await?;
     let mut lines = Some(lines());
     loop {
         tokio::select! {
             event = stream.event() => match event {
                 Some(event) => client.take(&event).await?,
-                None => stream = client.connected().await,
+                None => stream = client.connected().await?,
             },
             // Not before the document is here: a line belongs at the end of what there is.
             line = next(&mut lines), if client.is_synced => match line {
@@ -83,10 +90,17 @@ struct Client {
 }
 
 impl Client {
-    fn new(server: &str, document: &str) -> Self {
+    fn new(server: &str, document: &str, token: Option<&str>) -> Outcome<Self> {
         let doc = Doc::new();
-        Self {
-            http: reqwest::Client::new(),
+        let mut headers = HeaderMap::new();
+        if let Some(token) = token {
+            // A token belongs into a header: addresses are logged.
+            let mut value = HeaderValue::from_str(&format!("Bearer {token}"))?;
+            value.set_sensitive(true);
+            headers.insert(AUTHORIZATION, value);
+        }
+        Ok(Self {
+            http: reqwest::Client::builder().default_headers(headers).build()?,
             document: format!("{}/docs/{document}", server.trim_end_matches('/')),
             // The number that yrs drew for this copy serves as well as any other.
             client_id: format!("yrs-{}", doc.client_id()),
@@ -96,18 +110,19 @@ impl Client {
             servers: StateVector::default(),
             last_event_id: None,
             is_synced: false,
-        }
+        })
     }
 
-    /// A stream, however long that takes.
-    async fn connected(&self) -> Stream {
+    /// A stream, however long that takes; unless the server does not want us.
+    async fn connected(&self) -> Outcome<Stream> {
         loop {
             let mut request = self.http.get(format!("{}/events?client_id={}", self.document, self.client_id));
             if let Some(id) = &self.last_event_id {
                 request = request.header("Last-Event-ID", id);
             }
             match request.send().await.and_then(Response::error_for_status) {
-                Ok(response) => return Stream { response, received: Vec::new() },
+                Ok(response) => return Ok(Stream { response, received: Vec::new() }),
+                Err(error) if error.status().is_some_and(is_final) => return Err(error.into()),
                 Err(error) => eprintln!("no stream, trying again: {error}"),
             }
             tokio::time::sleep(PAUSE).await;
@@ -176,6 +191,10 @@ impl Client {
     fn read(&self) -> String {
         self.text.get_string(&self.doc.transact())
     }
+}
+
+fn is_final(status: StatusCode) -> bool {
+    status.is_client_error() && !is_for_now(status)
 }
 
 fn is_for_now(status: StatusCode) -> bool {

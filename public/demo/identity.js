@@ -14,11 +14,14 @@ const SECOND = ['Badger', 'Crane', 'Dolphin', 'Finch', 'Gecko', 'Heron', 'Ibis',
 
 /** @typedef {{ name: string, colour: string | null }} Identity */
 
-/** @returns {Identity} */
-export function remembered () {
+/**
+ * @param {string} [user] who it is by the token, for a name if there is no other
+ * @returns {Identity}
+ */
+export function remembered (user) {
   const stored = read()
   return {
-    name: cleanName(stored.name) || invented(),
+    name: cleanName(stored.name) || cleanName(user) || invented(),
     colour: PALETTE.find(colour => colour === stored.colour) ?? null
   }
 }

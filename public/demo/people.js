@@ -10,12 +10,13 @@ import { cleanName, remember, remembered } from './identity.js'
 /** @typedef {import('y-protocols/awareness').Awareness} Awareness */
 
 /**
- * What an awareness state says of its person. It was written by a stranger: nothing in it is taken for granted.
+ * What an awareness state says of its person. It was written by a stranger: nothing in it is taken for granted. Only
+ * where the server asks for tokens is `id` true: it refuses another than the token's.
  * @param {Record<string, any>} state
  */
 export function personOf (state) {
   const user = typeof state.user === 'object' && state.user !== null ? state.user : {}
-  return { name: cleanName(user.name) || 'Somebody', ...shades(user.color) }
+  return { name: cleanName(user.name) || 'Somebody', id: cleanName(user.id), ...shades(user.color) }
 }
 
 export class People {
@@ -25,6 +26,8 @@ export class People {
   #count = byId('people-count')
   #input = /** @type {HTMLInputElement} */ (byId('name'))
   #reveal
+  /** Who we are by our token. @type {string | undefined} */
+  #user
   #isConnected = false
   #isWaiting = false
 
@@ -33,21 +36,23 @@ export class People {
    * @param {TextareaBinding} binding
    * @param {object} options
    * @param {string} options.clientId ours, so that others can tell whose an update is
+   * @param {string} [options.user] who we are by our token
    * @param {(id: number) => void} options.reveal scrolls to where somebody is
    */
-  constructor (awareness, binding, { clientId, reveal }) {
+  constructor (awareness, binding, { clientId, user, reveal }) {
     this.#awareness = awareness
     this.#binding = binding
     this.#reveal = reveal
-    const { name, colour } = remembered()
+    this.#user = user
+    const { name, colour } = remembered(user)
     this.#input.value = name
     // `since` settles who yields when two have one colour: whoever came later.
     awareness.setLocalStateField('user', {
-      name, color: colour ?? PALETTE[0], since: Date.now(), client: clientId
+      name, color: colour ?? PALETTE[0], since: Date.now(), client: clientId, ...(user === undefined ? {} : { id: user })
     })
     this.#input.addEventListener('input', () => this.#rename(cleanName(this.#input.value)))
     this.#input.addEventListener('change', () => {
-      const name = cleanName(this.#input.value) || remembered().name
+      const name = cleanName(this.#input.value) || remembered(this.#user).name
       this.#input.value = name
       this.#rename(name)
       remember({ name, colour: this.#self.color })
@@ -58,6 +63,20 @@ export class People {
     awareness.on('change', () => this.update())
     binding.ytext.observe(() => this.update())
     this.update()
+  }
+
+  /**
+   * Another token may be another user's.
+   * @param {string | undefined} user
+   * @param {string} clientId ours from now on
+   */
+  identify (user, clientId) {
+    const { name } = remembered(user)
+    // A name that was chosen stays; one that was made up gives way to the token's.
+    this.#input.value = name
+    this.#user = user
+    const { id: _, ...self } = this.#self
+    this.#awareness.setLocalStateField('user', { ...self, name, client: clientId, ...(user === undefined ? {} : { id: user }) })
   }
 
   /** Others are shown as perhaps gone while we hear nothing of them. @param {boolean} isConnected */
@@ -111,7 +130,10 @@ export class People {
 
   #draw () {
     const self = this.#awareness.clientID
-    const people = [...this.#awareness.getStates()].map(([id, state]) => ({ id, isSelf: id === self, line: this.#line(state), ...personOf(state) }))
+    const people = [...this.#awareness.getStates()].map(([id, state]) => {
+      const { id: user, ...person } = personOf(state)
+      return { ...person, user, id, isSelf: id === self, line: this.#line(state) }
+    })
     people.sort((a, b) => Number(b.isSelf) - Number(a.isSelf) || a.name.localeCompare(b.name) || a.id - b.id)
     this.#count.textContent = String(people.length)
     const focused = document.activeElement instanceof HTMLElement ? document.activeElement.dataset.person : undefined
@@ -119,13 +141,16 @@ export class People {
     if (focused !== undefined) /** @type {HTMLElement | null} */ (this.#list.querySelector(`[data-person="${focused}"]`))?.focus()
   }
 
-  /** @param {{ id: number, isSelf: boolean, line: number | null, name: string, light: string, dark: string }} person */
-  #row ({ id, isSelf, line, name, light, dark }) {
+  /** @param {{ id: number, user: string, isSelf: boolean, line: number | null, name: string, light: string, dark: string }} person */
+  #row ({ id, user, isSelf, line, name, light, dark }) {
     const isAway = !isSelf && !this.#isConnected
     const place = line === null ? 'reading' : `line ${line}`
+    const shownName = create('span', { class: 'person-name', text: isSelf ? `${name} (you)` : name })
+    // A name is what its owner likes. Where there are tokens, who it is by the token stands beside it.
+    if (this.#user !== undefined && user !== '' && user.toLowerCase() !== name.toLowerCase()) shownName.append(create('span', { class: 'quiet', text: ` ${user}` }))
     const parts = [
       create('span', { class: 'person-dot' }),
-      create('span', { class: 'person-name', text: isSelf ? `${name} (you)` : name }),
+      shownName,
       create('span', { class: 'person-place', text: isAway ? `was ${line === null ? 'here' : `on ${place}`}` : place })
     ]
     // Whoever has a place in the text can be found there.

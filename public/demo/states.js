@@ -20,6 +20,8 @@ export class States {
   #announcement = byId('announcement')
   #timer = 0
   #hasLoaded = false
+  /** There is nothing that could be saved. */
+  readOnly = false
   #said = ''
 
   /**
@@ -31,8 +33,10 @@ export class States {
   show ({ unsaved, connection, onPurpose }) {
     clearTimeout(this.#timer)
     this.#hasLoaded ||= connection === 'connected'
+    this.#saved.hidden = false
     if (unsaved > 0 && connection === 'connected') paint(this.#saved, 'pending', `Saving ${unsaved}`)
     else if (unsaved > 0) paint(this.#saved, 'bad', `${unsaved} unsaved`)
+    else if (this.readOnly) paint(this.#saved, 'fine', 'Read only')
     else if (this.#hasLoaded) this.#timer = window.setTimeout(() => paint(this.#saved, 'fine', 'Saved'), SAVED_AFTER_MS)
 
     if (connection === 'connected') paint(this.#connected, 'fine', 'Connected')
@@ -51,7 +55,7 @@ export class States {
   }
 
   /**
-   * It has ended for good.
+   * It has ended: for good, or until there is another token.
    * @param {string} why in one word
    * @param {number} unsaved
    */
@@ -59,8 +63,8 @@ export class States {
     clearTimeout(this.#timer)
     paint(this.#connected, 'bad', why)
     // "Saved" would be wrong of a document that is no more.
+    this.#saved.hidden = unsaved === 0
     if (unsaved > 0) paint(this.#saved, 'bad', `${unsaved} unsaved`)
-    else this.#saved.hidden = true
     this.#latency.hidden = true
   }
 

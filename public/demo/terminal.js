@@ -7,21 +7,27 @@ import { byId, copyButton, create } from './dom.js'
 /**
  * @param {string} origin of the server
  * @param {string} id what is allowed in one needs no quoting, in an address or between single quotes
+ * @param {object} [options]
+ * @param {boolean} [options.asksForToken] which the commands then take from a variable: what is on the page is copied
+ *   and shown to others
  */
-export function commandsFor (origin, id) {
+export function commandsFor (origin, id, { asksForToken = false } = {}) {
   const document = `${origin}/docs/${id}`
   const json = '  -H \'Content-Type: application/json\' \\\n'
+  const token = asksForToken ? '-H "Authorization: Bearer $TOKEN" ' : ''
+  const first = asksForToken ? [{ title: 'Paste your token, and press Enter', command: 'read -rs TOKEN' }] : []
   return [
+    ...first,
     {
       title: 'Add a line',
-      command: `curl -X PATCH '${document}/text' \\\n${json}` +
+      command: `curl ${token}-X PATCH '${document}/text' \\\n${json}` +
         '  -d \'{"ops":[{"insert":"\\nHello from curl","at":"end"}]}\''
     },
-    { title: 'Read it', command: `curl '${document}/text'` },
-    { title: 'Watch every change as it comes', command: `curl -N '${document}/events?client_id=curl'` },
+    { title: 'Read it', command: `curl ${token}'${document}/text'` },
+    { title: 'Watch every change as it comes', command: `curl ${token}-N '${document}/events?client_id=curl'` },
     {
       title: 'Be seen among the people, for half a minute',
-      command: `curl -X PUT '${document}/awareness/my-script' \\\n${json}` +
+      command: `curl ${token}-X PUT '${document}/awareness/my-script' \\\n${json}` +
         '  -d \'{"user":{"name":"My script","color":"#00695c"}}\''
     }
   ]
@@ -30,9 +36,10 @@ export function commandsFor (origin, id) {
 /**
  * @param {string} origin
  * @param {string} id
+ * @param {{ asksForToken?: boolean }} [options]
  */
-export function showCommands (origin, id) {
-  byId('commands').replaceChildren(...commandsFor(origin, id).map(({ title, command }) => {
+export function showCommands (origin, id, options) {
+  byId('commands').replaceChildren(...commandsFor(origin, id, options).map(({ title, command }) => {
     const button = create('button', { text: 'Copy' })
     button.type = 'button'
     button.ariaLabel = `Copy: ${title}`

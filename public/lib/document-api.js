@@ -81,6 +81,8 @@ export class DocumentApi {
   #refresh = false
   /** @type {Promise<void> | null} */
   #asking = null
+  /** The token that the last event stream was opened with. @type {string | null} */
+  #streamBearer = null
 
   /**
    * @param {object} settings
@@ -118,7 +120,8 @@ export class DocumentApi {
     if (since !== null) query.since = since
     if (vector.length <= ADDRESS_VECTOR_CHARACTERS_MAX) query.sv = vector
     const request = { query, signal, headers: { Accept: 'text/event-stream' } }
-    const response = await this.#send('/events', request, async response => response)
+    const [response, bearer] = await this.#send('/events', request, async (response, bearer) => /** @type {const} */ ([response, bearer]))
+    this.#streamBearer = bearer
     const type = response.headers.get('content-type') ?? 'no content type'
     if (!type.startsWith('text/event-stream') || response.body === null) {
       // A login page of some network in between, most likely.
@@ -201,15 +204,34 @@ export class DocumentApi {
     }
   }
 
-  /** The next request asks for a new token: the server has said that this one's time is over. */
-  expireToken () {
-    if (typeof this.#token !== 'function') return
-    this.#bearer = null
-    this.#refresh = true
+  /** A new connection: whoever gives the tokens may have a better one by now. */
+  forgetToken () {
+    if (typeof this.#token === 'function') this.#bearer = null
   }
 
-  get canRefreshToken () {
-    return typeof this.#token === 'function'
+  /**
+   * The server has ended the event stream because its token is good no more.
+   *
+   * @returns {Promise<boolean>} whether there is another one. With the same again the stream would open, in the moments
+   *   that the server allows for clocks that differ, and end again, without end
+   */
+  async renewToken () {
+    if (typeof this.#token !== 'function') return false
+    const refused = this.#streamBearer
+    this.#expireToken(refused)
+    await this.#askForToken()
+    return this.#bearer !== refused
+  }
+
+  /**
+   * The next request asks for a new token, unless another request of ours has got one meanwhile.
+   *
+   * @param {string | null} refused
+   */
+  #expireToken (refused) {
+    if (this.#bearer !== refused) return
+    this.#bearer = null
+    this.#refresh = true
   }
 
   /**
@@ -220,13 +242,17 @@ export class DocumentApi {
    * @param {Record<string, unknown>} [request.json] makes it a POST
    * @param {Record<string, string>} [request.headers]
    * @param {AbortSignal} [request.signal]
-   * @param {(response: Response) => Promise<T>} read what is wanted of a 2xx answer; has to be done in time as well
+   * @param {(response: Response, bearer: string | null) => Promise<T>} read what is wanted of a 2xx answer; has to be
+   *   done in time as well
    * @returns {Promise<T>}
    */
   async #send (path, { query = {}, json, headers = {}, signal }, read) {
     const isPost = json !== undefined
+    /** @type {string | null} */
+    let bearer = null
     const attempt = async () => {
       await this.#askForToken()
+      bearer = this.#bearer
       /** @type {RequestInit} */
       const init = {
         method: isPost ? 'POST' : 'GET',
@@ -236,14 +262,12 @@ export class DocumentApi {
       }
       return this.#inTime(signal, async signal => {
         const response = await this.#fetch(this.#address(path, query), { ...init, signal })
-        return response.ok ? read(response) : readProblem(response)
+        return response.ok ? read(response, bearer) : readProblem(response)
       })
     }
-    const bearer = this.#bearer
     let answer = await attempt()
-    if (answer instanceof ApiError && answer.status === 401 && this.canRefreshToken) {
-      // Another request of ours may have got a new token meanwhile.
-      if (this.#bearer === bearer || bearer === null) this.expireToken()
+    if (answer instanceof ApiError && answer.status === 401 && typeof this.#token === 'function') {
+      this.#expireToken(bearer)
       answer = await attempt()
     }
     if (answer instanceof ApiError) throw answer

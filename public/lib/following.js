@@ -62,7 +62,7 @@ export class Following {
       replica.check(true) // the server itself shall say what has happened
       return
     }
-    const isOwn = (/** @type {string | null} */ origin) => origin === clientId
+    const isOwn = (/** @type {string | null} */ origin) => origin === clientId()
     const updates = events.flatMap(({ update, origin }) => update === undefined || isOwn(origin) ? [] : [update])
     const wasParked = replica.apply(updates)
     for (const { first, last, update, origin } of events) {

@@ -16,8 +16,8 @@ const BEAT_MS = 2000
 /** How often a document without a stream is asked for. */
 const POLL_MS = 1000
 
-/** Reasons for which the server ends a stream and means it. */
-const FINAL_CODES = new Set(['deleted', 'revoked'])
+/** Reasons for which a stream ends and only another token helps. */
+const TOKEN_CODES = new Set(['token_expired', 'revoked'])
 
 /**
  * @typedef {import('./roles.js').PassedEvent} PassedEvent
@@ -85,7 +85,8 @@ export class Leading {
    */
   passOn ({ epoch, seq, changed, update }) {
     if (!changed || epoch === null) return
-    const { tell, clientId: origin } = this.#link
+    const { tell, clientId } = this.#link
+    const origin = clientId()
     tell({ type: 'events', epoch, events: [{ first: seq, last: seq, update, origin }] })
   }
 
@@ -110,7 +111,7 @@ export class Leading {
     waker.addEventListener('drop', end)
     const { epoch } = replica
     try {
-      const body = await api.events({ clientId, since: replica.cursor, vector }, ends.signal)
+      const body = await api.events({ clientId: clientId(), since: replica.cursor, vector }, ends.signal)
       /** @type {ClosedEvent | null} */
       let closed = null
       const retry = await readFeed(body, {
@@ -122,7 +123,7 @@ export class Leading {
           closed = this.#take(events, epoch)
         },
       })
-      return closed === null ? 0 : this.#afterClosed(closed, retry)
+      return closed === null ? 0 : await this.#afterClosed(closed, retry, signal)
     } finally {
       signal.removeEventListener('abort', end)
       waker.removeEventListener('drop', end)
@@ -132,19 +133,23 @@ export class Leading {
   /**
    * @param {ClosedEvent} closed
    * @param {number | null} retry
+   * @param {AbortSignal} signal
+   * @returns {Promise<number>} how long to wait at least, in milliseconds
    */
-  #afterClosed ({ code, detail }, retry) {
-    const { api, tell, close } = this.#link
-    if (FINAL_CODES.has(code)) {
-      tell({ type: 'closed', code, reason: detail })
-      close(code, detail)
-    } else if (code === 'token_expired') {
-      if (api.canRefreshToken) api.expireToken()
-      else close(code, detail)
-    } else {
+  async #afterClosed ({ code, detail }, retry, signal) {
+    const { api, tell, close, foreseeEnd } = this.#link
+    const isOfToken = TOKEN_CODES.has(code)
+    if (code !== 'deleted' && !isOfToken) {
       // The server stops, and everybody comes back: each at the time that was drawn for its stream.
       return retry ?? 0
     }
+    if (isOfToken) {
+      foreseeEnd(code, detail)
+      // Asking takes time, in which there may have been a disconnect.
+      if (await api.renewToken() || signal.aborted) return 0
+    }
+    tell({ type: 'closed', code, reason: detail })
+    close(code, detail)
     return 0
   }
 
@@ -179,7 +184,7 @@ export class Leading {
         case 'own':
           after.push(() => {
             replica.covered.add(event.last, event.last)
-            passed.push({ first: event.last, last: event.last, origin: clientId })
+            passed.push({ first: event.last, last: event.last, origin: clientId() })
           })
           break
         case 'update':

@@ -8,6 +8,7 @@
  */
 
 import { applyAwarenessUpdate, encodeAwarenessUpdate } from 'y-protocols/awareness'
+import { ApiError } from './document-api.js'
 
 /** @typedef {import('y-protocols/awareness').Awareness} Awareness */
 
@@ -142,8 +143,14 @@ export class Presence {
     this.#isSending = true
     try {
       await this.#send(encodeAwarenessUpdate(this.#awareness, [this.#awareness.clientID]))
-    } catch {
-      // Refused or lost. What is true then is said with the next change, or the next renewal within 15 s.
+    } catch (error) {
+      // Refused or lost. What is true then is said with the next change, or the next renewal within 15 s; or when the
+      // time has passed that the server asks for.
+      const wait = error instanceof ApiError ? error.retryAfter : 0
+      if (wait > 0) {
+        this.#hasNews = true
+        this.#sentAt = Date.now() + wait
+      }
     }
     this.#isSending = false
     if (this.#hasNews && this.#isOpen) this.#schedule()

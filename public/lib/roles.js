@@ -11,7 +11,7 @@
  * @property {import('./document-api.js').DocumentApi} api
  * @property {import('./replica.js').Replica} replica
  * @property {import('./presence.js').Presence} presence
- * @property {string} clientId
+ * @property {() => string} clientId
  * @property {number} maxBackoffTime
  * @property {number} heartbeatTimeout
  * @property {EventTarget} waker dispatches `wake`, when waiting makes no sense any more, and `drop`, when a stream is
@@ -21,6 +21,7 @@
  * @property {() => void} arrive connected, and what the server had is here
  * @property {() => void} lose connected no more, for now
  * @property {(code: string, reason: string) => void} close for good
+ * @property {(code: string, reason: string) => void} foreseeEnd the reason to give if a refusal is next
  * @property {() => void} closeOtherLife
  * @property {(failure: import('./document-api.js').ApiError) => void} report it will be tried again
  */

@@ -11,9 +11,9 @@ import { ApiError } from './document-api.js'
 const GAPS_MAX = 3
 /** So many updates in a row may be called invalid before we stop: the document itself is then what is refused. */
 const REJECTIONS_MAX = 3
-/** Waits after a refusal, doubled each time: every edit would otherwise post the same megabyte again. */
 /** No right to write, too large, no update to the server, a frozen document: the edits stay here, and reading goes on. */
 const REFUSALS = new Set([403, 413, 422, 423])
+/** Waits after a refusal, doubled each time: every edit would otherwise post the same megabyte again. */
 const FIRST_BLOCK_MS = 1000
 const LONGEST_BLOCK_MS = 30_000
 
@@ -40,8 +40,10 @@ export class Sender {
   #signal = AbortSignal.abort()
   #gaps = 0
   #rejections = 0
-  /** No edit is sent before this time. */
+  /** No edit is sent before this time: the server refuses what is here. */
   #blockedUntil = 0
+  /** Nor before this one: the server has asked for time. */
+  #quietUntil = 0
   /** Largest update that the server takes, once it has said so. */
   #updateBytesMax = Infinity
   #announced
@@ -50,7 +52,7 @@ export class Sender {
    * @param {import('./document-api.js').DocumentApi} api
    * @param {import('./replica.js').Replica} replica
    * @param {object} settings
-   * @param {string} settings.clientId
+   * @param {() => string} settings.clientId
    * @param {number} settings.maxBackoffTime
    * @param {(ack: Acknowledged) => void} settings.onAck
    * @param {(edits: number) => void} settings.onUnsynced
@@ -87,6 +89,8 @@ export class Sender {
   open () {
     this.#isOpen = true
     this.#backoff.reset()
+    // Who could only read may have been given another token meanwhile.
+    if (this.#blockedUntil === Infinity) this.#blockedUntil = 0
     this.plan()
   }
 
@@ -123,7 +127,7 @@ export class Sender {
   sendRest (bytesMax) {
     const rest = this.#replica.outbox.peekAll()
     if (rest === null || rest.length > Math.min(bytesMax, this.#updateBytesMax) || this.#blockedUntil > Date.now()) return
-    this.#api.sendLeaving('/updates', rest, this.#clientId, this.#replica.epoch)
+    this.#api.sendLeaving('/updates', rest, this.#clientId(), this.#replica.epoch)
   }
 
   /** @param {number} ms */
@@ -141,7 +145,7 @@ export class Sender {
   async #flush () {
     const { outbox } = this.#replica
     if (!this.#isOpen || outbox.isFlying || !outbox.hasWaiting) return
-    const blockedFor = this.#blockedUntil - Date.now()
+    const blockedFor = Math.max(this.#blockedUntil, this.#quietUntil) - Date.now()
     if (blockedFor > 0) {
       if (blockedFor !== Infinity) this.#planAfter(blockedFor)
       return
@@ -178,7 +182,7 @@ export class Sender {
       throw new ApiError(413, 'too_large', detail, { problem: { limit: this.#updateBytesMax } })
     }
     // Not ended by a disconnect: whether it arrived is worth knowing even then.
-    return await this.#api.postUpdate(update, this.#clientId, this.#replica.epoch)
+    return await this.#api.postUpdate(update, this.#clientId(), this.#replica.epoch)
   }
 
   /**
@@ -188,7 +192,10 @@ export class Sender {
   #onFailure (failure, bytes) {
     if (failure.isTemporary) {
       this.#handlers.onFailure(failure)
-      this.#planAfter(this.#backoff.next(failure.retryAfter))
+      const delay = this.#backoff.next(failure.retryAfter)
+      // What is written meanwhile waits too, and goes along.
+      if (failure.retryAfter > 0) this.#quietUntil = Date.now() + delay
+      this.#planAfter(delay)
     } else if (failure.code === 'missing_updates') {
       this.#onMissing(failure)
     } else if (failure.code === 'epoch_changed') {

@@ -105,6 +105,8 @@ export class SseProvider extends ObservableV2 {
   #role = null
   /** @type {CrossTab | null} */
   #tabs = null
+  /** Why the stream has ended, if that was for its token's sake: another token may be refused as well. @type {{ code: string, reason: string } | null} */
+  #foreseenEnd = null
   /** From `connect` to `disconnect`. @type {AbortController | null} */
   #connection = null
   /** For as long as this tab has its role. @type {AbortController | null} */
@@ -154,7 +156,7 @@ export class SseProvider extends ObservableV2 {
       onOtherLife: () => this.#closeOtherLife(),
     })
     this.#sender = new Sender(this.#api, this.#replica, {
-      clientId: this.clientId,
+      clientId: () => this.clientId,
       maxBackoffTime,
       onAck: ack => this.#onAck(ack),
       onUnsynced: edits => this.emit('unsynced', [edits]),
@@ -175,7 +177,7 @@ export class SseProvider extends ObservableV2 {
       api: this.#api,
       replica: this.#replica,
       presence: this.#presence,
-      clientId: this.clientId,
+      clientId: () => this.clientId,
       maxBackoffTime,
       heartbeatTimeout,
       waker: this.#waker,
@@ -184,6 +186,7 @@ export class SseProvider extends ObservableV2 {
       arrive: () => this.#arrive(),
       lose: () => this.#lose(),
       close: (code, reason) => this.#close(code, reason),
+      foreseeEnd: (code, reason) => { this.#foreseenEnd = { code, reason } },
       closeOtherLife: () => this.#closeOtherLife(),
       report: failure => this.emit('connection-error', [failure, this]),
     }
@@ -221,6 +224,7 @@ export class SseProvider extends ObservableV2 {
     this.shouldConnect = true
     if (this.#connection !== null) return
     const { signal } = this.#connection = new AbortController()
+    this.#api.forgetToken()
     this.#replica.begin(signal)
     this.#sender.begin(signal)
     this.#setStatus('connecting')
@@ -248,6 +252,14 @@ export class SseProvider extends ObservableV2 {
   disconnect () {
     this.shouldConnect = false
     this.#leave()
+  }
+
+  /**
+   * Takes another client id, for another user: the server keeps one for whoever came with it. Only while not connected.
+   */
+  takeNewClientId () {
+    if (this.#connection !== null) throw new Error('disconnect first: the stream and the other tabs know the present id')
+    this.clientId = newClientId()
   }
 
   destroy () {
@@ -302,6 +314,7 @@ export class SseProvider extends ObservableV2 {
     this.#connection = null
     this.#term = null
     this.#heldPresence = []
+    this.#foreseenEnd = null
     this.#setSynced(false)
     this.#setStatus('disconnected')
   }
@@ -314,8 +327,10 @@ export class SseProvider extends ObservableV2 {
    */
   #close (code, reason) {
     if (this.#connection === null) return
+    const isRefused = code === 'unauthorized' || code === 'forbidden'
+    const end = isRefused && this.#foreseenEnd !== null ? this.#foreseenEnd : { code, reason }
     this.disconnect()
-    this.emit('closed', [{ code, reason }, this])
+    this.emit('closed', [end, this])
   }
 
   #closeOtherLife () {
@@ -335,6 +350,7 @@ export class SseProvider extends ObservableV2 {
   #arrive () {
     if (this.#connection === null) return // a handler of an earlier event has disconnected
     this.#replica.arrive()
+    this.#foreseenEnd = null
     this.#setStatus('connected')
     this.#presence.open() // after which only what is said anew counts
     for (const update of this.#heldPresence.splice(0)) this.#presence.apply(update)
@@ -366,7 +382,10 @@ export class SseProvider extends ObservableV2 {
         following?.onLeaderEvents(message.epoch, message.events)
         break
       case 'closed':
-        if (following !== null) this.#close(message.code, message.reason)
+        if (following === null) break
+        // Each tab has a token of its own, and learns from the server what it is worth.
+        if (message.code === 'deleted') this.#close(message.code, message.reason)
+        else this.#foreseenEnd = { code: message.code, reason: message.reason }
         break
     }
   }

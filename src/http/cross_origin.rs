@@ -1,8 +1,9 @@
 //! What pages of other origins may do: nothing, unless their origin is on a list.
 //!
 //! A browser lets any page send requests, with the cookies of whoever sits before it; it only keeps the answers from the
-//! page. So a request that writes is refused here if a page of another origin has sent it. A token in a header is proof
-//! enough that the browser was asked first (a preflight).
+//! page. So a request of a page of another origin is refused here if it writes, or if a cookie says who sends it: reading
+//! has effects too, such as an event stream, which others see in the list of clients and which counts as its user's. A token
+//! in a header is proof enough that the browser was asked first (a preflight).
 //!
 //! Sources: the Fetch standard, <https://fetch.spec.whatwg.org/#http-cors-protocol>, and
 //! <https://cheatsheetseries.owasp.org/cheatsheets/Cross-Site_Request_Forgery_Prevention_Cheat_Sheet.html>.
@@ -13,6 +14,7 @@ use super::error::ApiError;
 use super::route::{Response, empty};
 
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
+const SEC_FETCH_DEST: HeaderName = HeaderName::from_static("sec-fetch-dest");
 const METHODS: &str = "GET, HEAD, POST, PUT, PATCH, DELETE";
 const HEADERS: &str = "authorization, content-type, idempotency-key, if-none-match, last-event-id";
 const EXPOSED: &str = "document-epoch, document-seq, state-vector, etag, retry-after";
@@ -77,16 +79,27 @@ impl CrossOrigin {
         })
     }
 
+    /// `by_cookie`: nothing else says who sends it, so the page that had it sent may be anybody's.
+    ///
     /// # Errors
-    /// `OriginNotAllowed`: it writes, and a page of another origin has sent it.
-    pub fn check_write<B>(&self, request: &Request<B>) -> Result<(), ApiError> {
+    /// `OriginNotAllowed`: a page of another origin has sent it, and it writes or comes with a cookie.
+    pub fn check<B>(&self, request: &Request<B>, by_cookie: bool) -> Result<(), ApiError> {
         let headers = request.headers();
         let is_safe = matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS);
-        if is_safe || headers.contains_key(header::AUTHORIZATION) {
+        // A link on another page leads here with its reader's cookie, and shows nothing to that page.
+        let is_visit = headers.get(SEC_FETCH_DEST).is_some_and(|dest| dest == "document");
+        if is_safe && (!by_cookie || is_visit) || headers.contains_key(header::AUTHORIZATION) {
             return Ok(());
         }
         let origin = headers.get(header::ORIGIN);
-        if origin.is_some_and(|origin| self.any || self.lists(origin)) {
+        let may = |origin| {
+            if by_cookie {
+                self.with_credentials && self.lists(origin)
+            } else {
+                self.any || self.lists(origin)
+            }
+        };
+        if origin.is_some_and(may) {
             return Ok(());
         }
         let site = headers.get(SEC_FETCH_SITE).map(HeaderValue::as_bytes);
@@ -156,11 +169,11 @@ mod tests {
             &[("sec-fetch-site", "cross-site")],
             &[("sec-fetch-site", "same-site"), ("origin", "http://grimoire.example:8080")],
         ] {
-            assert!(closed.check_write(&post(headers)).is_err(), "{headers:?}");
+            assert!(closed.check(&post(headers), false).is_err(), "{headers:?}");
         }
         let listing = listing("https://app.example");
-        assert!(listing.check_write(&post(&[("origin", "https://app.example.evil")])).is_err());
-        assert!(listing.check_write(&post(&[("origin", "https://APP.example")])).is_err());
+        assert!(listing.check(&post(&[("origin", "https://app.example.evil")]), false).is_err());
+        assert!(listing.check(&post(&[("origin", "https://APP.example")]), false).is_err());
     }
 
     #[test]
@@ -172,10 +185,38 @@ mod tests {
             &[("origin", "https://behind.a.proxy"), ("sec-fetch-site", "same-origin")],
             &[("origin", "https://evil.example"), ("authorization", "Bearer abc")],
         ] {
-            assert!(closed.check_write(&post(headers)).is_ok(), "{headers:?}");
+            assert!(closed.check(&post(headers), false).is_ok(), "{headers:?}");
         }
         let listed = [("origin", "https://app.example"), ("sec-fetch-site", "cross-site")];
-        assert!(listing("https://app.example").check_write(&post(&listed)).is_ok());
+        assert!(listing("https://app.example").check(&post(&listed), false).is_ok());
+    }
+
+    #[test]
+    fn a_cookie_says_who_asks_for_pages_of_this_server_and_of_listed_origins_only() {
+        let read = |origins: &CrossOrigin, headers: &[(&str, &str)]| {
+            let mut request = post(headers);
+            *request.method_mut() = Method::GET;
+            origins.check(&request, true)
+        };
+        let app = [("origin", "https://app.example"), ("sec-fetch-site", "cross-site")];
+        let with_cookies = CrossOrigin { with_credentials: true, ..listing("https://app.example") };
+        assert!(read(&with_cookies, &app).is_ok());
+        assert!(with_cookies.check(&post(&app), true).is_ok());
+        let everybody = CrossOrigin { any: true, ..CrossOrigin::default() };
+        for origins in [CrossOrigin::default(), listing("https://app.example"), everybody] {
+            assert!(read(&origins, &app).is_err(), "{origins:?}");
+            assert!(origins.check(&post(&app), true).is_err(), "{origins:?}");
+            // As an image, or by a browser that says nothing else.
+            assert!(read(&origins, &[("sec-fetch-site", "same-site"), ("sec-fetch-dest", "image")]).is_err());
+            assert!(read(&origins, &[("origin", "null")]).is_err());
+            assert!(
+                read(&origins, &[("sec-fetch-site", "cross-site"), ("sec-fetch-dest", "document")]).is_ok()
+            );
+            assert!(
+                read(&origins, &[("sec-fetch-site", "same-origin"), ("sec-fetch-dest", "empty")]).is_ok()
+            );
+            assert!(read(&origins, &[]).is_ok(), "no browser sent it");
+        }
     }
 
     #[test]

@@ -96,8 +96,8 @@ impl Front {
         if let Some(answer) = self.settings.cross_origin.preflight(&request) {
             return Err(answer.map_or_else(refused, Box::new));
         }
-        self.settings.cross_origin.check_write(&request).map_err(refused)?;
         let given = credentials::given(&request);
+        self.settings.cross_origin.check(&request, given.by_cookie).map_err(refused)?;
         let caller = self.authenticator.identify(&given.credentials, SystemTime::now()).await;
         let mut request = detached(request);
         request.extensions_mut().insert(Sender::new(caller, client, self.bounds.clone()));

@@ -22,23 +22,25 @@ export async function newPerson (browser, name, options = {}) {
  * @param {import('playwright-core').BrowserContext} person
  * @param {string} url the server's
  * @param {string} id
+ * @param {string} [token] comes in the address, as in a link that somebody was sent
  */
-export async function openEditor (person, url, id) {
+export async function openEditor (person, url, id, token) {
   const page = await person.newPage()
   const editor = new Editor(page)
-  await page.goto(`${url}/conversation/${id}`)
+  await page.goto(`${url}/conversation/${id}${token === undefined ? '' : `#token=${token}`}`)
   await editor.untilConnected()
   return editor
 }
 
 export class Editor {
-  /** @type {string[]} errors that the page did not handle */
+  /** @type {string[]} errors that the page did not handle, and what its policy forbade */
   complaints = []
 
   /** @param {import('playwright-core').Page} page */
   constructor (page) {
     this.page = page
     page.on('pageerror', error => this.complaints.push(String(error)))
+    page.on('console', message => { if (/Content.Security.Policy/i.test(message.text())) this.complaints.push(message.text()) })
   }
 
   /** All that matters for understanding a failure. */
@@ -49,7 +51,7 @@ export class Editor {
       return {
         text: textarea.value,
         selection: [textarea.selectionStart, textarea.selectionEnd],
-        saved: read('saved'),
+        saved: document.getElementById('saved')?.hidden ? null : read('saved'),
         connected: read('connected'),
         role: read('role'),
         people: Array.from(document.querySelectorAll('.person'), person => person.textContent),
@@ -138,19 +140,20 @@ export async function untilOneText (server, id, editors, { length, within = 20_0
 
 /**
  * Somebody else's edit, made without a browser: `change` is applied to a copy of the server's document.
- * @param {{ url: string }} server
+ * @param {{ url: string, token: string | null }} server
  * @param {string} id
  * @param {(text: import('yjs').Text) => void} change
  */
 export async function editElsewhere (server, id, change) {
   const doc = new Y.Doc()
-  const state = await fetch(`${server.url}/docs/${id}/state`)
+  const authorization = server.token === null ? {} : { authorization: `Bearer ${server.token}` }
+  const state = await fetch(`${server.url}/docs/${id}/state`, { headers: authorization })
   if (state.ok) Y.applyUpdate(doc, Buffer.from((await state.json()).update, 'base64'))
   const before = Y.encodeStateVector(doc)
   doc.transact(() => change(doc.getText('text')))
   const update = Buffer.from(Y.encodeStateAsUpdate(doc, before)).toString('base64')
   const answer = await fetch(`${server.url}/docs/${id}/updates`, {
-    method: 'POST', headers: { 'Content-Type': 'application/json' }, body: JSON.stringify({ update, client_id: 'elsewhere' })
+    method: 'POST', headers: { ...authorization, 'Content-Type': 'application/json' }, body: JSON.stringify({ update, client_id: 'elsewhere' })
   })
   if (!answer.ok) throw new Error(`the server answers ${answer.status}: ${await answer.text()}`)
 }

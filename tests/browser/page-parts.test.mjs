@@ -4,7 +4,9 @@ import assert from 'node:assert/strict'
 import { contrast, leastUsed, PALETTE, parse, shades } from '../../public/demo/colours.js'
 import { documentId, newDocumentId } from '../../public/demo/document-id.js'
 import { commandsFor } from '../../public/demo/terminal.js'
+import { accessTo, claimsOf, cleanToken } from '../../public/demo/token.js'
 import { random } from './random.mjs'
+import { newToken } from './support.mjs'
 
 /** @param {string} css @returns {[number, number, number]} */
 const rgb = css => {
@@ -51,4 +53,28 @@ test('commands name the document that is open', () => {
   const commands = commandsFor('http://localhost:8080', 'ws-17').map(({ command }) => command)
   assert.ok(commands.length >= 3)
   for (const command of commands) assert.match(command, /^curl .*'http:\/\/localhost:8080\/docs\/ws-17\//)
+})
+
+test('a token is taken as people paste it, and nothing that no header can hold', () => {
+  const token = newToken('ada', { '*': 'read' })
+  for (const pasted of [token, ` ${token}\n`, `Bearer ${token}`, `bearer  ${token.slice(0, 40)}\r\n ${token.slice(40)}`]) {
+    assert.equal(cleanToken(pasted), token)
+  }
+  for (const pasted of ['', ' ', 'Bearer ', 'töken', 'a\u0000b', '<b>', 'a"b', 'a;b']) assert.equal(cleanToken(pasted), '', pasted)
+})
+
+test('what a token says is read, whoever it is for, and what is none says nothing', () => {
+  assert.deepEqual(claimsOf(newToken('Zoë 𝄞?>', { 'a-*': 'write' })), { user: 'Zoë 𝄞?>', docs: { 'a-*': 'write' } })
+  const part = (/** @type {unknown} */ claims) => `e30.${Buffer.from(JSON.stringify(claims)).toString('base64url')}.x`
+  for (const token of [null, '', 'abc', 'a.b.c', '..', part(null), part({ sub: 'a' }), part({ docs: {} }), part({ sub: 7, docs: {} }), part({ sub: '', docs: {} })]) {
+    assert.equal(claimsOf(token), null, String(token))
+  }
+})
+
+test('access is that of the strongest pattern that matches, as the server has it', () => {
+  const docs = { 'lecture-*': 'read', 'lecture-7': 'write', '*-notes': 'admin', 'a.b': 'write', odd: 7 }
+  const expected = { 'lecture-7': 'write', 'lecture-8': 'read', 'lecture-': 'read', 'lecture-7-notes': 'admin', 'a.b': 'write', 'a-b': null, odd: null, 'Lecture-7': null }
+  for (const [id, access] of Object.entries(expected)) assert.equal(accessTo(docs, id), access, id)
+  assert.equal(accessTo({ [`${'a*'.repeat(9)}b`]: 'read' }, 'a'.repeat(128)), null)
+  assert.equal(accessTo({ '**': 'read' }, 'x'), 'read')
 })

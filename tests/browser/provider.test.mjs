@@ -2,7 +2,7 @@
 
 import assert from 'node:assert/strict'
 import { after, before, test } from 'node:test'
-import { launchBrowser, newDocumentId, newUser, openTab, startProxy, startServer, until, untilEqual } from './support.mjs'
+import { launchBrowser, newDocumentId, newToken, newUser, openTab, startProxy, startServer, until, untilEqual } from './support.mjs'
 
 const timeout = 60_000
 
@@ -396,6 +396,27 @@ test('tokens: a new one is asked for when the old one is refused', { timeout }, 
   await tab.untilSaved()
   assert.deepEqual(await tab.page.evaluate(() => asked), [false, true])
   assert.equal(await server.text(id), 'abc')
+})
+
+test('tokens: each tab has its own, and outlives the leading tab whose token is taken back', { timeout }, async t => {
+  const server = await startServer(t, { asksForTokens: true })
+  const id = newDocumentId()
+  const context = await user(t)
+  const ada = await openTab(context, server.url, id, { token: newToken('ada', { '*': 'write' }, { issuedBefore: 60 }) })
+  await ada.untilSaved()
+  const bob = await openTab(context, server.url, id, { token: newToken('bob', { '*': 'write' }) })
+  const also = await openTab(context, server.url, id, { token: newToken('ada', { '*': 'write' }, { issuedBefore: 60 }) })
+  await Promise.all([bob.untilSaved(), also.untilSaved()])
+  assert.deepEqual([(await ada.state()).role, (await bob.state()).role], ['leader', 'follower'])
+
+  await server.revoke({ sub: 'ada' })
+  const ends = async (/** @type {import('./support.mjs').Tab} */ tab) => (await tab.state()).events.filter(([name]) => name === 'closed').map(([, { code }]) => code).join()
+  for (const tab of [ada, also]) await until('it is told why it has ended', async () => await ends(tab) === 'revoked', { seen: () => tab.state() })
+  await until('the other one leads', async () => (await bob.state()).role === 'leader' && (await bob.state()).synced, { seen: () => bob.state() })
+  await bob.write('goes on')
+  await bob.untilSaved()
+  assert.equal(await server.text(id), 'goes on')
+  assert.equal(await ends(bob), '')
 })
 
 test('a handler that throws is the page\'s own trouble, and stops nothing', { timeout }, async t => {

@@ -4,8 +4,8 @@
 //
 // Needs what the browser tests need: a server that is built, npm's packages, and Chromium.
 import { mkdir, stat } from 'node:fs/promises'
-import { launchBrowser, startServer, until } from './support.mjs'
-import { newPerson, openEditor, untilOneText } from './editor-page.mjs'
+import { launchBrowser, newToken, startServer, until } from './support.mjs'
+import { Editor, editElsewhere, newPerson, openEditor, untilOneText } from './editor-page.mjs'
 
 const output = new URL('output/', import.meta.url)
 const readmePicture = new URL('../../docs/demo.png', import.meta.url)
@@ -88,6 +88,28 @@ for (const [name, options] of /** @type {const} */ ([['home.png', {}], ['home-ph
   const page = await (await newPerson(browser, 'Ada', options)).newPage()
   await page.goto(server.url)
   await page.screenshot({ path: new URL(name, output).pathname, fullPage: true })
+}
+
+// With tokens: asked for, a reader's, one that has ended.
+const guarded = await startServer(t, { asksForTokens: true })
+await editElsewhere(guarded, id, text => text.insert(0, TEXT))
+const writer = await openEditor(await newPerson(browser, 'Ada'), guarded.url, id, newToken('ada', { '*': 'write' }))
+await writer.select(3)
+for (const [suffix, options] of /** @type {const} */ ([['', {}], ['-phone', PHONE], ['-dark', { colorScheme: 'dark' }]])) {
+  const stranger = new Editor(await (await newPerson(browser, 'Grace', options)).newPage())
+  await stranger.page.goto(`${guarded.url}/conversation/${id}`)
+  await stranger.untilSays({ connected: 'No token' })
+  await picture(stranger, `token${suffix}.png`)
+  const reader = await openEditor(await newPerson(browser, 'Vic', options), guarded.url, id, newToken('vic', { '*': 'read' }))
+  await reader.untilSays({ saved: 'Read only' })
+  await reader.select(12)
+  await until('Ada is shown', async () => (await reader.state()).people.some(person => person?.startsWith('Ada')))
+  await picture(reader, `reader${suffix}.png`)
+  const ended = await openEditor(await newPerson(browser, 'Kurt', options), guarded.url, id, newToken('kurt', { '*': 'write' }, { seconds: 2 }))
+  await ended.untilSays({ connected: 'Token ended' })
+  await ended.type('kept ')
+  await ended.untilSays({ saved: '5 unsaved' })
+  await picture(ended, `ended${suffix}.png`)
 }
 
 for (const close of closing) await close()

@@ -4,6 +4,7 @@
  */
 
 import { spawn } from 'node:child_process'
+import { createHmac, randomUUID } from 'node:crypto'
 import { existsSync } from 'node:fs'
 import { mkdtemp, readFile, rm } from 'node:fs/promises'
 import { createRequire } from 'node:module'
@@ -62,18 +63,42 @@ export function newDocumentId (prefix = 'doc') {
   return `${prefix}-${Math.random().toString(36).slice(2, 10)}`
 }
 
+const SECRET = 'the secret of the tests, which has over thirty-two bytes'
+
+/**
+ * A token as the servers of `startServer` take it when they ask for one.
+ *
+ * @param {string} user
+ * @param {Record<string, 'read' | 'write' | 'admin'>} docs
+ * @param {object} [options]
+ * @param {number} [options.seconds] from now, or since when it has been over
+ * @param {number} [options.issuedBefore] seconds; what is revoked in the second of its issue concerns it too
+ */
+export function newToken (user, docs, { seconds = 600, issuedBefore = 0 } = {}) {
+  const now = Math.floor(Date.now() / 1000)
+  const claims = { sub: user, iat: now - issuedBefore, exp: now + seconds, jti: randomUUID(), docs }
+  const encode = (/** @type {object} */ part) => Buffer.from(JSON.stringify(part)).toString('base64url')
+  const signed = `${encode({ alg: 'HS256', typ: 'JWT' })}.${encode(claims)}`
+  return `${signed}.${createHmac('sha256', SECRET).update(signed).digest('base64url')}`
+}
+
 /**
  * Starts the server. Its store is in memory unless the test needs it to survive.
  *
  * @param {import('node:test').TestContext} t
  * @param {object} [options]
  * @param {boolean} [options.isDurable] keeps the documents over `kill` and `start`
+ * @param {boolean} [options.asksForTokens] takes those of `newToken`, and nobody without one
  * @param {Record<string, string>} [options.env]
  */
-export async function startServer (t, { isDurable = false, env = {} } = {}) {
+export async function startServer (t, { isDurable = false, asksForTokens = false, env = {} } = {}) {
   if (!existsSync(serverBinary)) throw new Error(`no server at ${serverBinary}: run cargo build, or set SERVER_BIN`)
   const folder = isDurable ? await mkdtemp(join(tmpdir(), 'promptgrimoire-test-')) : null
-  const server = new Server({ PROMPTGRIMOIRE__STORE__URL: folder === null ? 'memory' : `sqlite:${folder}`, ...env })
+  const auth = asksForTokens
+    ? { PROMPTGRIMOIRE__AUTH__MODE: 'jwt', PROMPTGRIMOIRE__AUTH__ALGORITHM: 'HS256', PROMPTGRIMOIRE__AUTH__KEY: SECRET }
+    : {}
+  const server = new Server({ PROMPTGRIMOIRE__STORE__URL: folder === null ? 'memory' : `sqlite:${folder}`, ...auth, ...env })
+  if (asksForTokens) server.token = newToken('the test', { '*': 'admin' })
   t.after(async () => {
     await server.kill()
     if (folder !== null) await rm(folder, { recursive: true, force: true })
@@ -88,6 +113,9 @@ class Server {
   #child = null
   port = 0
   log = ''
+  /** What the test itself asks with. @type {string | null} */
+  token = null
+  scheme = 'http'
 
   /** @param {Record<string, string>} env */
   constructor (env) {
@@ -95,7 +123,7 @@ class Server {
   }
 
   get url () {
-    return `http://127.0.0.1:${this.port}`
+    return `${this.scheme}://127.0.0.1:${this.port}`
   }
 
   /** Again on the same port, if it has run before. */
@@ -114,9 +142,10 @@ class Server {
     child.stderr.on('data', chunk => { this.log = (this.log + chunk).slice(-20_000) })
     const line = await until('the server listens', () => {
       if (child.exitCode !== null) throw new Error(`the server ended with ${child.exitCode}`)
-      return /listening on http:\/\/[^\s]*:(\d+)/.exec(out)
+      return /listening on (https?):\/\/[^\s]*:(\d+)/.exec(out)
     }, { within: 20_000, seen: () => out + this.log })
-    this.port = Number(line[1])
+    this.scheme = line[1]
+    this.port = Number(line[2])
   }
 
   /** `kill -9`, or what `signal` says. */
@@ -132,11 +161,29 @@ class Server {
     children.delete(child)
   }
 
+  /**
+   * @param {string} path
+   * @param {RequestInit} [init]
+   */
+  async ask (path, init = {}) {
+    const authorization = this.token === null ? {} : { authorization: `Bearer ${this.token}` }
+    const response = await fetch(this.url + path, { ...init, headers: { ...authorization, ...init.headers } })
+    if (!response.ok) throw new Error(`${path}: ${response.status} ${await response.text()}`)
+    return response
+  }
+
   /** @param {string} path */
   async get (path) {
-    const response = await fetch(this.url + path)
-    if (!response.ok) throw new Error(`${path}: ${response.status} ${await response.text()}`)
-    return response.json()
+    return (await this.ask(path)).json()
+  }
+
+  /**
+   * Takes tokens back, or everybody's access to a document.
+   *
+   * @param {{ sub: string } | { jti: string } | { doc: string }} whose
+   */
+  revoke (whose) {
+    return this.ask('/admin/revoke', { method: 'POST', headers: { 'content-type': 'application/json' }, body: JSON.stringify(whose) })
   }
 
   /**

@@ -85,6 +85,39 @@ async fn a_cookie_does_not_write_for_a_page_of_another_origin() {
 }
 
 #[tokio::test]
+async fn a_cookie_opens_no_stream_for_a_page_of_another_origin() {
+    let server = open_to_app().await;
+    let cookie = format!("token={}", Token::of("ada", &[("*", Access::Write)]).signed());
+    let ask = async |path: &str, name: &str, value: &str| {
+        let request = server.client.request(Method::GET, path).header("cookie", &cookie).header(name, value);
+        server.client.send(request).await
+    };
+    for (name, value) in [("origin", EVIL), ("origin", "null"), ("sec-fetch-site", "same-site")] {
+        ask("/docs/a/events?client_id=evil", name, value).await.expect_problem(403, "forbidden");
+        ask("/docs/a/state", name, value).await.expect_problem(403, "forbidden");
+    }
+    ask("/docs/a/state", "origin", APP).await.expect_problem(404, "not_found");
+    ask("/docs/a/state", "sec-fetch-site", "same-origin").await.expect_problem(404, "not_found");
+}
+
+#[tokio::test]
+async fn where_every_origin_may_a_cookie_still_says_nothing() {
+    let server = Server::start_with(|settings| {
+        demand_tokens(settings);
+        settings.cors.origins = vec!["*".into()];
+    })
+    .await;
+    let ada = Token::of("ada", &[("*", Access::Admin)]).signed();
+    server.client.with_token(&ada).write("a", "tab", &Peer::new().push("x")).await;
+    // A browser sends this without asking first, and does not care that the answer is kept from the page.
+    let request = server.client.request(Method::POST, "/docs/a/freeze");
+    let request = request.header("cookie", format!("token={ada}")).header("origin", EVIL);
+    server.client.send(request).await.expect_problem(403, "forbidden");
+    let request = server.client.request(Method::POST, "/docs/a/freeze").header("origin", EVIL);
+    server.client.send(request.bearer_auth(&ada)).await.expect_json(200);
+}
+
+#[tokio::test]
 async fn every_origin_may_where_the_list_says_so_but_not_with_cookies() {
     let server = Server::start_with(|settings| settings.cors.origins = vec!["*".into()]).await;
     let allowed = preflight(&server, EVIL).await;

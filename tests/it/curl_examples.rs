@@ -1,10 +1,13 @@
 //! Every command of `examples/curl.md` is run, and answers what is printed below it.
 
+use std::path::Path;
 use std::process::Command;
 
 use serde_json::Value;
+use tempfile::TempDir;
 
 use crate::support::Server;
+use crate::support::tokens::{SECRET, demand_tokens};
 
 /// The fields whose values differ each time: that they are there is all that is compared.
 const VOLATILE: &[&str] = &[
@@ -45,16 +48,30 @@ async fn every_command_answers_what_is_printed_below_it() {
         return;
     }
     let server = Server::start().await;
+    let asking = Server::start_with(demand_tokens).await;
     let examples = examples(include_str!("../../examples/curl.md"));
     assert!(examples.len() > 20, "only {} blocks of commands were found", examples.len());
     // One shell for all, as for a reader who copies one block after the other.
     let mut script = String::new();
     for example in &examples {
-        let commands =
-            example.commands.replace("http://127.0.0.1:8080", &format!("http://{}", server.address));
+        let commands = example
+            .commands
+            .replace("http://127.0.0.1:8080", &format!("http://{}", server.address))
+            .replace("http://127.0.0.1:8081", &format!("http://{}", asking.address));
         script.push_str(&format!("{commands}\nprintf '{SEPARATOR}'\n"));
     }
-    let ran = tokio::task::spawn_blocking(move || Command::new("bash").arg("-ec").arg(script).output());
+    // A shell with `promptgrimoire` at hand and the settings of the second server, in a folder of its own.
+    let folder = TempDir::with_prefix("promptgrimoire-").expect("a temporary directory can be made");
+    let program = Path::new(env!("CARGO_BIN_EXE_promptgrimoire")).parent().expect("it is in a folder");
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let path = std::iter::once(program.to_owned()).chain(std::env::split_paths(&path));
+    let mut command = Command::new("bash");
+    command.arg("-ec").arg(script).current_dir(folder.path());
+    command.env("PATH", std::env::join_paths(path).expect("folders without colons"));
+    for (key, value) in [("MODE", "jwt"), ("ALGORITHM", "HS256"), ("KEY", SECRET)] {
+        command.env(format!("PROMPTGRIMOIRE__AUTH__{key}"), value);
+    }
+    let ran = tokio::task::spawn_blocking(move || command.output());
     let output = ran.await.expect("no panic").expect("bash and curl are there");
     let answers = String::from_utf8(output.stdout).expect("answers are UTF-8");
     let errors = String::from_utf8_lossy(&output.stderr);

@@ -5,10 +5,12 @@
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
+use promptgrimoire::auth::access::Access;
 use serde_json::json;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 
+use crate::support::tokens::{Token, demand_tokens};
 use crate::support::{Client, Frame, Peer, Process, Server, until, within_deadline};
 
 /// `count to` this: an answer long enough for something to happen within.
@@ -165,6 +167,32 @@ async fn whoever_deletes_the_block_stops_the_agent() {
     child.kill().await.expect("the agent runs");
 }
 
+/// How a program is told a token.
+const TOKEN: &str = "PROMPTGRIMOIRE_TOKEN";
+
+#[tokio::test]
+async fn the_agent_answers_with_its_token_and_ends_without_one() {
+    if is_missing("python3".as_ref(), &["--version"]).await {
+        return;
+    }
+    let server = Server::start_with(demand_tokens).await;
+    let client = server.client_of("ada", &[("a", Access::Write)]);
+    append(&client, "@agent count to 3\n").await;
+    let refused = agent(&client, &["--once"]).env_remove(TOKEN).output().await.expect("the agent starts");
+    let said = String::from_utf8_lossy(&refused.stderr);
+    assert_eq!((refused.status.code(), said.contains("401")), (Some(1), true), "{said}");
+
+    let token = Token::of("the agent", &[("a", Access::Write)]).signed();
+    let mut child = agent(&client, &["--rate", "1000"]).env(TOKEN, token).spawn().expect("the agent starts");
+    until("the answer", async || (client.text("a").await == exchange(3)).then_some(())).await;
+    until("its stream", async || {
+        let clients = client.get("/docs/a/clients").await.expect_json(200);
+        (clients["clients"][0]["user"] == "the agent").then_some(())
+    })
+    .await;
+    child.kill().await.expect("the agent runs");
+}
+
 /// A Yjs client with a terminal: what is written on its input goes into the text, its output shows the text.
 struct Typist {
     child: Child,
@@ -198,6 +226,39 @@ impl Typist {
         })
         .await;
     }
+}
+
+/// A typist writes with a token, however it is told it, and ends without one, or with one that only reads.
+async fn writes_with_a_token(command: impl Fn() -> Command) {
+    let server = Server::start_with(demand_tokens).await;
+    let writer = Token::of("ada", &[("a", Access::Write)]).signed();
+    let reader = Token::of("vic", &[("a", Access::Read)]).signed();
+    let run = async |arguments: &[&str], variable: Option<&str>| {
+        let mut command = command();
+        command.args(["--server", server.client.base(), "--document", "a"]).args(arguments).env_remove(TOKEN);
+        if let Some(token) = variable {
+            command.env(TOKEN, token);
+        }
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.kill_on_drop(true).spawn().expect("the example starts");
+        let mut input = child.stdin.take().expect("standard input is a pipe");
+        // One that was turned away reads no more.
+        let _ = input.write_all(b"a line\n").await;
+        drop(input);
+        let output = within_deadline("end of the example", child.wait_with_output()).await;
+        let output = output.expect("it can be waited for");
+        (output.status.success(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    let client = server.client.with_token(&writer);
+    let (succeeded, said) = run(&[], None).await;
+    assert!(!succeeded && said.contains("401"), "{said}");
+    assert_eq!(run(&[], Some(&writer)).await, (true, String::new()));
+    assert_eq!(run(&["--token", &writer], None).await, (true, String::new()));
+    let (succeeded, said) = run(&[], Some(&reader)).await;
+    assert!(!succeeded && said.contains("forbidden"), "{said}");
+    assert_eq!(client.text("a").await, "a line\na line\n");
+    let log = client.log("a").await;
+    assert!(log.iter().all(|entry| entry["user"] == "ada"), "{log:?}");
 }
 
 /// A typist and a Yjs peer write into one document, and both have all of it.
@@ -243,26 +304,45 @@ async fn writes_in_step_with_a_peer(command: impl Fn() -> Command) {
     assert_eq!(client.text("a").await, format!("{}the end\n", &whole[10..]));
 }
 
-#[tokio::test]
-async fn the_rust_client_writes_in_step_with_a_peer() {
-    // Cargo builds examples beside the folder of the tests, and names no path to them.
+/// The Rust client, which Cargo builds beside the folder of the tests, and names no path to.
+fn rust_client() -> Command {
     let tests = std::env::current_exe().expect("a test has a path");
     let built = tests.ancestors().nth(2).expect("a test is two folders deep").join("examples/yrs_client");
     assert!(built.exists(), "{} is missing: cargo build --examples", built.display());
-    writes_in_step_with_a_peer(|| Command::new(&built)).await;
+    Command::new(built)
 }
 
 #[tokio::test]
-async fn the_python_client_writes_in_step_with_a_peer() {
-    // `make tools` puts pycrdt there.
+async fn the_rust_client_writes_in_step_with_a_peer() {
+    writes_in_step_with_a_peer(rust_client).await;
+}
+
+#[tokio::test]
+async fn the_rust_client_writes_with_a_token() {
+    writes_with_a_token(rust_client).await;
+}
+
+/// The Python client, if `make tools` has put pycrdt where it can be found.
+async fn python_client() -> Option<impl Fn() -> Command> {
     let python = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/python/bin/python");
     if is_missing(&python, &["-c", "import pycrdt"]).await {
-        return;
+        return None;
     }
-    writes_in_step_with_a_peer(|| {
+    Some(move || {
         let mut command = Command::new(&python);
         command.arg(example("pycrdt_client.py"));
         command
     })
-    .await;
+}
+
+#[tokio::test]
+async fn the_python_client_writes_in_step_with_a_peer() {
+    let Some(command) = python_client().await else { return };
+    writes_in_step_with_a_peer(command).await;
+}
+
+#[tokio::test]
+async fn the_python_client_writes_with_a_token() {
+    let Some(command) = python_client().await else { return };
+    writes_with_a_token(command).await;
 }

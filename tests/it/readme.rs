@@ -5,7 +5,7 @@ use std::process::Command;
 use tempfile::TempDir;
 
 use crate::support::certificate::{certificate_file, key_file};
-use crate::support::{Process, Server};
+use crate::support::{Process, Server, within_deadline};
 
 /// The commands of the README's block that is marked with `<!-- test: NAME -->`.
 fn block(name: &str) -> String {
@@ -52,6 +52,35 @@ async fn a_server_with_a_certificate_that_signs_itself_works_as_printed() {
     let address = format!("https://localhost:{}", process.address.port());
     let printed = run(block("ask over TLS").replace("https://localhost:8080", &address)).await;
     assert_eq!(printed, r#"{"status":"ok"}{"status":"ready"}"#);
+}
+
+#[tokio::test]
+async fn a_server_that_asks_for_tokens_works_as_printed() {
+    let directory = TempDir::with_prefix("promptgrimoire-").expect("a temporary directory can be made");
+    let program = env!("CARGO_BIN_EXE_promptgrimoire");
+    let here = |name| block(name).replace("target/release/promptgrimoire", program);
+    // One shell for both terminals: what is exported is the same in them, and the server goes with it.
+    let script = format!(
+        "{settings}
+        export PROMPTGRIMOIRE_PORT=0
+        {serve} >listening 2>log & SERVER=$!
+        trap 'kill $SERVER' EXIT
+        until grep -q listening listening; do kill -0 $SERVER; sleep 0.05; done
+        A=$(sed 's/listening on //' listening)
+        {ask}",
+        settings = here("token settings"),
+        serve = here("serve with tokens"),
+        ask = here("use a token").replace("http://127.0.0.1:8080", "$A"),
+    );
+    let mut command = tokio::process::Command::new("bash");
+    command.arg("-ec").arg(script).current_dir(directory.path()).kill_on_drop(true);
+    let output = within_deadline("what the README prints", command.output()).await.expect("bash is there");
+    let printed = String::from_utf8(output.stdout).expect("answers are UTF-8");
+    assert!(output.status.success(), "{printed}\n{}", String::from_utf8_lossy(&output.stderr));
+    assert!(printed.contains(r#""seq":1,"changed":true,"length":6}"#), "{printed}");
+    assert!(printed.contains("\nby ada\n{\"ticket\":\""), "{printed}");
+    let log = std::fs::read_to_string(directory.path().join("log")).expect("the server has a log");
+    assert!(!log.contains("eyJ"), "a token is logged: {log}");
 }
 
 #[test]

@@ -556,7 +556,7 @@ for (const [code, expected] of [['token_expired', 'goes on'], ['shutting_down', 
     const asked = []
     let streams = 0
     const peer = open(t, server.url, newDocumentId(), {
-      token: ({ refresh }) => { asked.push(refresh); return 'token' },
+      token: ({ refresh }) => { asked.push(refresh); return code === 'token_expired' ? `token-${asked.length}` : 'token' },
       // The first stream brings what the server says, and then this.
       fetch: async (address, init) => {
         const response = await fetch(address, init)
