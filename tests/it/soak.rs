@@ -230,7 +230,7 @@ impl Typists {
             assert_eq!(judge.text(document).await, typist.peer.text(), "{document}");
             let replica = Peer::from_update(&judge.state(document).await);
             assert_eq!(replica.text(), typist.peer.text(), "{document}");
-            assert_eq!(replica.state_vector(), typist.peer.state_vector(), "{document}");
+            assert_eq!(replica.clocks(), typist.peer.clocks(), "{document}");
         }
     }
 }

@@ -98,6 +98,11 @@ impl Peer {
         self.doc.transact().state_vector().encode_v1()
     }
 
+    /// What it has of whom: for comparing, since an encoded state vector has no order.
+    pub fn clocks(&self) -> StateVector {
+        self.doc.transact().state_vector()
+    }
+
     /// Everything, as one update.
     pub fn whole(&self) -> Vec<u8> {
         self.doc.transact().encode_state_as_update_v1(&StateVector::default())
