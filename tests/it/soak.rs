@@ -249,9 +249,14 @@ impl Typist {
                     let length = self.peer.length();
                     let update = if length > 2000 { self.peer.delete(0, 500) } else { self.peer.insert(length / 2, "word ") };
                     let begun = Instant::now();
-                    let ack = self.client.write(self.document, &self.client_id, &update).await;
+                    let answer = self.client.update(self.document, &self.client_id, &update).await;
                     acks.saturating_record(begun.elapsed().as_micros() as u64);
-                    sent.lock().expect("no panic").insert((self.document, ack.seq), begun);
+                    let answer = answer.expect_json(200);
+                    // What the other one has deleted too, just before, changes nothing.
+                    if answer["changed"] == true {
+                        let seq = answer["seq"].as_u64().expect("a sequence");
+                        sent.lock().expect("no panic").insert((self.document, seq), begun);
+                    }
                 }
                 frame = self.stream.next() => self.take(&frame),
             }
