@@ -527,6 +527,10 @@ impl Settings {
         if auth.algorithm == Some(Algorithm::Hs256) && auth.jwks.is_some() {
             return impossible("auth.jwks", "is a set of public keys, and HS256 takes a secret");
         }
+        if auth.jwks.as_deref().is_some_and(|jwks| jwks.contains("://") && jwks.contains('@')) {
+            // Addresses are told where they fail.
+            return impossible("auth.jwks", "has a user or a password in it: a key set is public");
+        }
         if let Some(address) = auth.jwks.as_deref().filter(|jwks| jwks.starts_with("http://")) {
             let host = address.trim_start_matches("http://").split(['/', ':']).next().unwrap_or_default();
             if !matches!(host, "127.0.0.1" | "localhost") {

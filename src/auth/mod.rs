@@ -194,7 +194,8 @@ impl Verifier {
         let checked = match token::check(token, &keys, &self.demands, now) {
             Err(BadToken::UnknownKey) if self.keys.refresh().is_some() => {
                 // The issuer may have begun to sign with another key just now.
-                self.fetch_again().await;
+                // Boxed: every request would have room for it.
+                Box::pin(self.fetch_again()).await;
                 token::check(token, &self.keys.now(), &self.demands, now)
             }
             checked => checked,

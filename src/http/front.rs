@@ -34,8 +34,10 @@ pub struct Settings {
 
 /// The way in. Cheap to clone.
 #[derive(Clone)]
-pub struct Front {
-    settings: Arc<Settings>,
+pub struct Front(Arc<Inner>);
+
+struct Inner {
+    settings: Settings,
     authenticator: Arc<Authenticator>,
     bounds: Arc<Bounds>,
     turned_away: TurnedAway,
@@ -50,7 +52,7 @@ impl Front {
         turned_away: TurnedAway,
         routes: BoxedFilter<(Response,)>,
     ) -> Self {
-        Self { settings: Arc::new(settings), authenticator, bounds, turned_away, routes }
+        Self(Arc::new(Inner { settings, authenticator, bounds, turned_away, routes }))
     }
 
     /// Answers one request.
@@ -62,17 +64,18 @@ impl Front {
         request: Request<Incoming>,
         client: ClientAddress,
     ) -> Result<Response, Infallible> {
-        let cross_origin = &self.settings.cross_origin;
+        let front = &*self.0;
+        let cross_origin = &front.settings.cross_origin;
         let told = cross_origin.told(request.headers());
         let is_read = matches!(*request.method(), Method::GET | Method::HEAD);
-        let mut response = match self.admit(request, client).await {
+        let mut response = match front.admit(request, client).await {
             Ok(request) => {
-                let routes = TowerToHyperService::new(warp::service(self.routes.clone()));
+                let routes = TowerToHyperService::new(warp::service(front.routes.clone()));
                 routes.call(request).await?
             }
             Err(early) => {
                 if let Some(Code(code)) = early.extensions().get() {
-                    self.turned_away.count(code);
+                    front.turned_away.count(code);
                 }
                 *early
             }
@@ -81,7 +84,9 @@ impl Front {
         set_common_headers(&mut response, is_read);
         Ok(response)
     }
+}
 
+impl Inner {
     /// The request as handlers see it, or the answer that it gets at once.
     async fn admit(
         &self,

@@ -100,7 +100,7 @@ async fn an_unknown_key_or_an_impossible_value_stops_the_start_and_is_named() {
 async fn settings_that_contradict_each_other_stop_the_start() {
     let directory = directory();
     let long = "Zyx9-hush-hush-hush-hush-hush-hush-hush";
-    let table: [(&[(&str, &str)], &str); 12] = [
+    let table: [(&[(&str, &str)], &str); 13] = [
         (&[("AUTH__MODE", "jwt"), ("AUTH__ALGORITHM", "HS256")], "auth.key"),
         (&[("AUTH__MODE", "jwt"), ("AUTH__ALGORITHM", "HS256"), ("AUTH__KEY", "short")], "auth.key"),
         (&[("AUTH__MODE", "jwt"), ("AUTH__ALGORITHM", "ES256"), ("AUTH__KEY", "none.pem")], "auth.key"),
@@ -128,6 +128,14 @@ async fn settings_that_contradict_each_other_stop_the_start() {
                 ("AUTH__ALLOW_ANONYMOUS", "true"),
             ],
             "auth.allow_anonymous",
+        ),
+        (
+            &[
+                ("AUTH__MODE", "jwt"),
+                ("AUTH__ALGORITHM", "ES256"),
+                ("AUTH__JWKS", "https://ada:hush@keys.example/jwks.json"),
+            ],
+            "auth.jwks",
         ),
         (&[("CORS__ORIGINS", "*"), ("CORS__CREDENTIALS", "true")], "cors.credentials"),
         (&[("SERVER__HOST", "0.0.0.0")], "server.host"),
