@@ -13,6 +13,7 @@ use serde::de::{DeserializeOwned, IntoDeserializer};
 use serde::{Deserialize, Deserializer};
 
 use crate::auth::keys::{Algorithm, Secret};
+use crate::http::rates;
 
 /// Read where it exists, when no file is named.
 const DEFAULT_FILE: &str = "settings.toml";
@@ -47,7 +48,7 @@ pub struct Settings {
     pub history: History,
     pub limits: Limits,
     pub auth: Auth,
-    pub rates: Rates,
+    pub rates: rates::Settings,
     pub cors: Cors,
     pub log: Log,
     /// This program, which helpers are processes of. Nothing that can be set: `main` knows. `None`: no helpers.
@@ -309,36 +310,6 @@ impl Default for Auth {
             audience: None,
             max_token_seconds: 0,
             allow_anonymous: false,
-        }
-    }
-}
-
-#[derive(Debug, Clone, Deserialize)]
-#[serde(default)]
-pub struct Rates {
-    pub updates_per_client: u32,
-    pub updates_per_user: u32,
-    pub updates_per_address: u32,
-    pub bytes_per_client: u32,
-    pub bytes_per_user: u32,
-    pub bytes_per_address: u32,
-    pub requests_per_address: u32,
-    pub burst_seconds: u32,
-    pub documents_per_user_hour: u32,
-}
-
-impl Default for Rates {
-    fn default() -> Self {
-        Self {
-            updates_per_client: 50,
-            updates_per_user: 200,
-            updates_per_address: 2_000,
-            bytes_per_client: 1 << 20,
-            bytes_per_user: 2 << 20,
-            bytes_per_address: 16 << 20,
-            requests_per_address: 4_000,
-            burst_seconds: 10,
-            documents_per_user_hour: 500,
         }
     }
 }

@@ -14,11 +14,13 @@ use governor::clock::{Clock, DefaultClock};
 use governor::middleware::StateInformationMiddleware;
 use governor::state::keyed::DashMapStateStore;
 use governor::{Quota, RateLimiter};
+use serde::Deserialize;
 
 use super::error::ApiError;
 
-/// How much per second; 0: any amount.
-#[derive(Debug, Clone, Copy)]
+/// How much per second; 0: any amount. The section `[rates]` of the settings.
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(default)]
 pub struct Settings {
     pub updates_per_client: u32,
     pub updates_per_user: u32,
@@ -32,6 +34,22 @@ pub struct Settings {
     pub burst_seconds: u32,
     /// Documents that a user may create in an hour; 0: any number.
     pub documents_per_user_hour: u32,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            updates_per_client: 50,
+            updates_per_user: 200,
+            updates_per_address: 2_000,
+            bytes_per_client: 1 << 20,
+            bytes_per_user: 2 << 20,
+            bytes_per_address: 16 << 20,
+            requests_per_address: 4_000,
+            burst_seconds: 10,
+            documents_per_user_hour: 500,
+        }
+    }
 }
 
 /// A name as limits know it: its hash, under a key of this process.

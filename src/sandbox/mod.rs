@@ -3,8 +3,7 @@
 //! The CRDT library can loop for ever, run out of stack or of memory, or crash, on documents that were written for that.
 //! Nothing within the process helps: a loop goes on, and a crash takes all documents along. So such work is done by
 //! helpers: processes of this same program (`helper`) that have a deadline, little memory and nothing of the server's,
-//! neither its files
-//! nor its environment. One that fails is killed, and the next job gets a fresh one.
+//! neither its files nor its environment. One that fails is killed, and the next job gets a fresh one.
 //!
 //! A job is bytes, and so is its answer: what they mean is `document::job`'s affair.
 //!

@@ -9,7 +9,7 @@ use crate::auth::token::Demands;
 use crate::auth::{self, Authenticator};
 use crate::http::cross_origin::CrossOrigin;
 use crate::http::sender::Bounds;
-use crate::http::{front, places, rates, waiting};
+use crate::http::{front, places, waiting};
 use crate::settings::{Auth, AuthMode, Settings};
 use crate::store::Store;
 
@@ -76,20 +76,9 @@ pub fn places(settings: &Settings) -> places::Limits {
 
 /// Rates count where it is known who writes; how much may wait is limited everywhere.
 pub fn bounds(settings: &Settings) -> Bounds {
-    let (rates, limits) = (&settings.rates, &settings.limits);
-    let rates = rates::Settings {
-        updates_per_client: rates.updates_per_client,
-        updates_per_user: rates.updates_per_user,
-        updates_per_address: rates.updates_per_address,
-        bytes_per_client: rates.bytes_per_client,
-        bytes_per_user: rates.bytes_per_user,
-        bytes_per_address: rates.bytes_per_address,
-        requests_per_address: rates.requests_per_address,
-        burst_seconds: rates.burst_seconds,
-        documents_per_user_hour: rates.documents_per_user_hour,
-    };
+    let limits = &settings.limits;
     let waiting = waiting::Limits { writes: limits.max_waiting_writes, bytes: limits.max_waiting_mib << 20 };
-    Bounds::new((settings.auth.mode != AuthMode::None).then_some(rates), waiting)
+    Bounds::new((settings.auth.mode != AuthMode::None).then_some(settings.rates), waiting)
 }
 
 pub fn front(settings: &Settings) -> front::Settings {
