@@ -22,6 +22,8 @@ use super::error::ApiError;
 use super::route::{JSON, Request, Response, Route, bytes_response, json, request, respond};
 
 const JSON_LINES: &str = "application/x-ndjson";
+/// Why a document is not among the others for an administrator of all.
+const WITHHELD: &str = "access to it was revoked after this token was issued; a newer one covers it";
 /// So many of those that were skipped are named.
 const SKIPPED_MAX: usize = 1000;
 
@@ -89,7 +91,10 @@ impl Export {
                 continue;
             };
             self.after = Some(id.to_string());
-            let Ok(grant) = self.grant.of(id.clone()) else { continue };
+            let Ok(grant) = self.grant.of(id.clone()) else {
+                // A copy that is short of a document must say so.
+                return Ok(Some(archive::left_out(&id, WITHHELD)));
+            };
             match self.registry.archive(&grant).await {
                 Ok(archive) => return Ok(Some(archive::lines(archive).collect())),
                 // Deleted since it was listed.
@@ -126,6 +131,14 @@ async fn export_all(request: Result<Request, ApiError>, registry: Registry) -> R
 struct Imported {
     imported: u64,
     skipped: Vec<Skipped>,
+}
+
+impl Imported {
+    fn skip(&mut self, document: String, reason: impl Into<String>) {
+        if self.skipped.len() < SKIPPED_MAX {
+            self.skipped.push(Skipped { document, reason: reason.into() });
+        }
+    }
 }
 
 #[derive(Serialize)]
@@ -187,7 +200,10 @@ async fn take(
         Some(Taken::LeftOut { document, reason }) => Skipped { document, reason },
         Some(Taken::Document(archive)) => {
             let document = archive.summary.document.to_string();
-            let grant = grant.of(archive.summary.document.clone())?;
+            let Ok(grant) = grant.of(archive.summary.document.clone()) else {
+                answer.skip(document, WITHHELD);
+                return Ok(());
+            };
             match registry.unarchive(&grant, *archive).await {
                 Ok(true) => {
                     answer.imported += 1;
@@ -199,8 +215,6 @@ async fn take(
             }
         }
     };
-    if answer.skipped.len() < SKIPPED_MAX {
-        answer.skipped.push(skipped);
-    }
+    answer.skip(skipped.document, skipped.reason);
     Ok(())
 }

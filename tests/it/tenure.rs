@@ -97,6 +97,26 @@ async fn access_to_a_document_is_revoked_for_all_and_nothing_else_is() {
 }
 
 #[tokio::test]
+async fn an_export_and_an_import_say_which_document_they_leave_out_since_it_was_revoked() {
+    let server = guarded().await;
+    let client = server.client.with_token(&Token::of("root", ALL).issued(a_moment_ago()).signed());
+    for document in ["a", "b"] {
+        client.anonymous_update(document, &Peer::new().push("x")).await.expect_json(200);
+    }
+    let whole = client.get("/export").await;
+    revoke(&server, json!({ "doc": "a" })).await;
+    let exported = client.get("/export").await;
+    let lines: Vec<Value> =
+        exported.text().lines().map(|line| serde_json::from_str(line).expect("JSON lines")).collect();
+    assert_eq!(lines[0]["left_out"], "a", "{lines:?}");
+    assert!(lines.iter().any(|line| line["end"] == "b"), "{lines:?}");
+    let imported =
+        client.post_as("/import", "application/x-ndjson", whole.body.to_vec()).await.expect_json(200);
+    assert_eq!(imported["skipped"][0]["document"], "a", "{imported}");
+    assert!(imported["skipped"][0]["reason"].as_str().is_some_and(|reason| reason.contains("revoked")));
+}
+
+#[tokio::test]
 async fn a_ticket_is_revoked_with_its_token() {
     let server = guarded().await;
     let client = server.client.with_token(&Token::of("ada", ALL).issued(a_moment_ago()).signed());
